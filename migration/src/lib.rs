@@ -1,0 +1,30 @@
+//! Hapax's schema changes, up and down, on SQLite and PostgreSQL.
+//!
+//! Raw SQL where the builder has no words: partial indexes, `CHECK`s over several columns and
+//! SQLite's `STRICT` tables are what makes a bug an error instead of a loss (rule R5). Migrations
+//! never import `entity`: an old migration must keep its meaning when the entities move on.
+
+pub use sea_orm_migration::migrator::MigrationStatus;
+pub use sea_orm_migration::prelude::*;
+
+mod dialect;
+mod m20261123_000001_create_originals_and_images;
+mod m20261123_000002_create_webhook_events;
+mod m20261123_000003_create_store_meta;
+mod m20261123_000004_create_api_keys;
+
+/// Every migration, oldest first.
+#[derive(Debug)]
+pub struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![
+            Box::new(m20261123_000001_create_originals_and_images::Migration),
+            Box::new(m20261123_000002_create_webhook_events::Migration),
+            Box::new(m20261123_000003_create_store_meta::Migration),
+            Box::new(m20261123_000004_create_api_keys::Migration),
+        ]
+    }
+}
