@@ -38,3 +38,4 @@
 //! The rules R1 to R16 and the invariants I1 to I10 that comments refer to are listed in
 //! `docs/ARCHITECTURE.md`.
 
+pub mod config;
