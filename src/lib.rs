@@ -39,3 +39,9 @@
 //! `docs/ARCHITECTURE.md`.
 
 pub mod config;
+pub mod ledger;
+pub mod metrics;
+pub mod sniff;
+pub mod spool;
+pub mod store;
+pub mod upload;

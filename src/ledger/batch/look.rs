@@ -1,0 +1,249 @@
+//! The first half of a batch: read what its operations name, lock the originals among it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use entity::{ContentDigest, ImageId, OriginalId, images, original_images, webhook_events};
+use sea_orm::sea_query::{Expr, ExprTrait, Query};
+use sea_orm::{
+    ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, EntityTrait,
+    QueryFilter, QueryOrder, QuerySelect,
+};
+
+use super::{Operation, Run};
+use crate::ledger::clock;
+use crate::upload::ContentRef;
+
+/// What the batch's transaction sees. Originals are locked; images are not (lock order: originals
+/// ascending, then images), so every write that touches one is checked by its affected rows.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// The database's time, the same for the whole batch.
+    pub(super) now: DateTime<Utc>,
+    pub(super) images: HashMap<ImageId, images::Model>,
+    pub(super) originals: HashMap<OriginalId, original_images::Model>,
+    /// (source, event id) → the first answer.
+    pub(super) receipts: HashMap<(String, String), serde_json::Value>,
+    /// Pairs of tenant and shared original of which the tenant has a live image; asked only for
+    /// references in the global scope, where the count does not tell.
+    pub(super) held: HashSet<(String, OriginalId)>,
+}
+
+pub(super) async fn look(
+    transaction: &DatabaseTransaction,
+    backend: DbBackend,
+    operations: &[Operation],
+    run: Run,
+) -> Result<Seen, DbErr> {
+    let now = read_clock(transaction, backend).await?;
+    let images = read_images(transaction, operations, run).await?;
+    let receipts = read_receipts(transaction, operations).await?;
+    let mut ids = named_originals(operations);
+    ids.extend(
+        images
+            .values()
+            .filter_map(|image| image.original_image_id.or(image.was_original_id)),
+    );
+    ids.extend(resolve_contents(transaction, operations).await?);
+    let originals = lock_originals(transaction, ids).await?;
+    let mut seen = Seen {
+        now,
+        images,
+        originals,
+        receipts,
+        held: HashSet::new(),
+    };
+    read_held(transaction, operations, &mut seen).await?;
+    Ok(seen)
+}
+
+async fn read_clock(
+    transaction: &DatabaseTransaction,
+    backend: DbBackend,
+) -> Result<DateTime<Utc>, DbErr> {
+    let query = Query::select().expr(clock::now(backend)).take();
+    let row = transaction.query_one(&query).await?;
+    row.ok_or_else(|| DbErr::RecordNotFound("the time".to_owned()))?
+        .try_get_by_index(0)
+}
+
+/// Images that are to be deleted, and those that an earlier run or request may have made.
+async fn read_images(
+    transaction: &DatabaseTransaction,
+    operations: &[Operation],
+    run: Run,
+) -> Result<HashMap<ImageId, images::Model>, DbErr> {
+    let mut ids: HashSet<ImageId> = HashSet::new();
+    for operation in operations {
+        match operation {
+            Operation::Upload(upload) if run == Run::Again || upload.must_not_exist.is_some() => {
+                ids.extend(upload.images.iter().map(|image| image.id));
+                ids.extend(upload.must_not_exist);
+            }
+            Operation::Reference(reference)
+                if run == Run::Again || reference.must_not_exist.is_some() =>
+            {
+                ids.insert(reference.image);
+                ids.extend(reference.must_not_exist);
+            }
+            Operation::Upload(_) | Operation::Reference(_) => {}
+            Operation::Release(release) => ids.extend(&release.ids),
+        }
+    }
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = images::Entity::find()
+        .filter(images::Column::Id.is_in(ids))
+        .all(transaction)
+        .await?;
+    Ok(rows.into_iter().map(|image| (image.id, image)).collect())
+}
+
+async fn read_receipts(
+    transaction: &DatabaseTransaction,
+    operations: &[Operation],
+) -> Result<HashMap<(String, String), serde_json::Value>, DbErr> {
+    let mut deliveries = Condition::any();
+    for operation in operations {
+        if let Operation::Release(release) = operation
+            && let Some(event_id) = &release.event_id
+        {
+            deliveries = deliveries.add(
+                Condition::all()
+                    .add(webhook_events::Column::Source.eq(release.tenant.as_str()))
+                    .add(webhook_events::Column::EventId.eq(event_id)),
+            );
+        }
+    }
+    if deliveries.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = webhook_events::Entity::find()
+        .filter(deliveries)
+        .all(transaction)
+        .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| ((row.source, row.event_id), row.result))
+        .collect())
+}
+
+/// Originals that operations name by id: rows they wrote, rows they reference.
+fn named_originals(operations: &[Operation]) -> BTreeSet<OriginalId> {
+    let mut ids = BTreeSet::new();
+    for operation in operations {
+        match operation {
+            Operation::Upload(upload) => {
+                ids.extend(
+                    upload
+                        .contents
+                        .iter()
+                        .filter_map(|claim| claim.own)
+                        .map(|own| own.0),
+                );
+            }
+            Operation::Reference(reference) => {
+                if let ContentRef::Original(id) = reference.content {
+                    ids.insert(id);
+                }
+            }
+            Operation::Release(_) => {}
+        }
+    }
+    ids
+}
+
+/// Ids of the stored rows of all contents that operations name by digest.
+async fn resolve_contents(
+    transaction: &DatabaseTransaction,
+    operations: &[Operation],
+) -> Result<Vec<OriginalId>, DbErr> {
+    let mut wanted: BTreeMap<&str, BTreeSet<ContentDigest>> = BTreeMap::new();
+    for operation in operations {
+        match operation {
+            Operation::Upload(upload) => wanted
+                .entry(&upload.scope)
+                .or_default()
+                .extend(upload.contents.iter().map(|claim| claim.digest)),
+            Operation::Reference(reference) => {
+                if let ContentRef::Digest(digest) = reference.content {
+                    wanted.entry(&reference.scope).or_default().insert(digest);
+                }
+            }
+            Operation::Release(_) => {}
+        }
+    }
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut contents = Condition::any();
+    for (scope, digests) in wanted {
+        contents = contents.add(
+            Condition::all()
+                .add(original_images::Column::Scope.eq(scope))
+                .add(original_images::Column::ContentHash.is_in(digests)),
+        );
+    }
+    original_images::Entity::find()
+        .select_only()
+        .column(original_images::Column::Id)
+        .filter(original_images::Column::State.eq(original_images::OriginalState::Stored))
+        .filter(contents)
+        .into_tuple()
+        .all(transaction)
+        .await
+}
+
+/// Locks by id alone and reads what is there once the lock is held: the state decides in the plan.
+async fn lock_originals(
+    transaction: &DatabaseTransaction,
+    ids: BTreeSet<OriginalId>,
+) -> Result<HashMap<OriginalId, original_images::Model>, DbErr> {
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = original_images::Entity::find()
+        .filter(original_images::Column::Id.is_in(ids))
+        .order_by_asc(original_images::Column::Id)
+        .lock_exclusive()
+        .all(transaction)
+        .await?;
+    Ok(rows
+        .into_iter()
+        .map(|original| (original.id, original))
+        .collect())
+}
+
+async fn read_held(
+    transaction: &DatabaseTransaction,
+    operations: &[Operation],
+    seen: &mut Seen,
+) -> Result<(), DbErr> {
+    for operation in operations {
+        let Operation::Reference(reference) = operation else {
+            continue;
+        };
+        for original in seen.originals.values().filter(|row| row.scope.is_empty()) {
+            let named = match reference.content {
+                ContentRef::Digest(digest) => original.content_hash == digest,
+                ContentRef::Original(id) => original.id == id,
+            };
+            if !named {
+                continue;
+            }
+            let one = Query::select()
+                .expr(Expr::val(1))
+                .from(images::Entity)
+                .and_where(Expr::col(images::Column::OriginalImageId).eq(original.id))
+                .and_where(Expr::col(images::Column::Tenant).eq(reference.tenant.as_str()))
+                .limit(1)
+                .take();
+            if transaction.query_one(&one).await?.is_some() {
+                seen.held
+                    .insert((reference.tenant.to_string(), original.id));
+            }
+        }
+    }
+    Ok(())
+}

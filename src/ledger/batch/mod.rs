@@ -1,0 +1,56 @@
+//! Group commit: up to a batch of operations in one transaction.
+//!
+//! A batch **looks** at the rows its operations name and locks the originals among them, ascending;
+//! **plans** in memory what each operation does, in their order; **writes** that in a handful of
+//! multi-row statements, each of whose affected rows must be the planned number; commits. Whoever
+//! changed a row between look and lock is seen as a wrong number: nothing is kept, and the batch is
+//! run again on what is there now (rule R4).
+//!
+//! Every operation is idempotent by its own key, so that a batch whose COMMIT was not answered is
+//! simply run again (rule R10).
+
+mod look;
+mod operation;
+mod plan;
+mod write;
+
+use std::time::Duration;
+
+pub use operation::{
+    AcquireReference, CommitUpload, ContentClaim, NewImage, Operation, Outcome, ReleaseImages,
+};
+
+use super::{Ledger, LedgerError};
+
+/// How often a batch may have been run before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Run {
+    /// Never: image ids that were drawn at random cannot exist yet.
+    First,
+    /// The outcome of an earlier run is unknown, or it met changed rows.
+    Again,
+}
+
+impl Ledger {
+    /// Runs a batch in one transaction; one outcome per operation, in their order, and nothing is
+    /// known to anybody before COMMIT returned (rule R15).
+    ///
+    /// # Errors
+    /// - [`LedgerError::Contended`]: rows changed meanwhile; run it again.
+    /// - [`LedgerError::Unavailable`]: it may have committed; run it again with [`Run::Again`].
+    /// - [`LedgerError::Inconsistent`]: one of the operations cannot be; run them one by one.
+    pub async fn apply_batch(
+        &self,
+        operations: &[Operation],
+        run: Run,
+        grace_period: Duration,
+    ) -> Result<Vec<Outcome>, LedgerError> {
+        let transaction = self.begin().await?;
+        let seen = look::look(&transaction, self.backend, operations, run).await?;
+        let mut plan = plan::plan(operations, seen, grace_period)?;
+        write::write(&transaction, self.backend, &plan).await?;
+        write::count_own_references(&transaction, operations, &mut plan).await?;
+        transaction.commit().await?;
+        Ok(plan.outcomes)
+    }
+}

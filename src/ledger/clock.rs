@@ -1,0 +1,69 @@
+//! The database's clock as SQL expressions: the only clock that is ever compared (rule R7).
+//!
+//! SQLite has no time type. Its columns hold one text format, UTC with exactly three fraction
+//! digits, so that texts compare as times do; whoever binds a time uses [`at`].
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sea_orm::DbBackend;
+use sea_orm::sea_query::{Expr, Value};
+
+const SQLITE_FORMAT: &str = "%Y-%m-%dT%H:%M:%f+00:00";
+
+/// The current time.
+pub fn now(backend: DbBackend) -> Expr {
+    shifted(backend, '+', Duration::ZERO)
+}
+
+/// The current time plus `after`.
+pub fn from_now(backend: DbBackend, after: Duration) -> Expr {
+    shifted(backend, '+', after)
+}
+
+/// The current time minus `ago`.
+pub fn before_now(backend: DbBackend, ago: Duration) -> Expr {
+    shifted(backend, '-', ago)
+}
+
+/// A time that the database told us earlier, to be written or compared.
+pub fn at(backend: DbBackend, time: DateTime<Utc>) -> Expr {
+    Expr::val(value(backend, time))
+}
+
+/// As [`at`], for a hand-written statement.
+pub fn value(backend: DbBackend, time: DateTime<Utc>) -> Value {
+    match backend {
+        DbBackend::Postgres => time.into(),
+        _ => time
+            .format("%Y-%m-%dT%H:%M:%S%.3f+00:00")
+            .to_string()
+            .into(),
+    }
+}
+
+/// The expression as text, for a hand-written statement.
+pub fn now_sql(backend: DbBackend) -> String {
+    shifted_sql(backend, '+', Duration::ZERO)
+}
+
+fn shifted(backend: DbBackend, sign: char, by: Duration) -> Expr {
+    Expr::cust(shifted_sql(backend, sign, by))
+}
+
+/// The number is ours, not a client's; as a literal it keeps the statement's text the same for
+/// every call, so that the database plans it once.
+fn shifted_sql(backend: DbBackend, sign: char, by: Duration) -> String {
+    match (backend, by.is_zero()) {
+        (DbBackend::Postgres, true) => "now()".to_owned(),
+        (DbBackend::Postgres, false) => {
+            format!("(now() {sign} interval '{} microseconds')", by.as_micros())
+        }
+        (_, true) => format!("strftime('{SQLITE_FORMAT}', 'now')"),
+        (_, false) => format!(
+            "strftime('{SQLITE_FORMAT}', 'now', '{sign}{}.{:03} seconds')",
+            by.as_secs(),
+            by.subsec_millis()
+        ),
+    }
+}

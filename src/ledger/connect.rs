@@ -1,0 +1,133 @@
+//! Opening the database: pools, and the settings the protocol relies on.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use sea_orm::sqlx::postgres::PgConnectOptions;
+use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr};
+
+use super::{Ledger, LedgerError};
+use crate::config::DatabaseConfig;
+
+/// How long a caller waits for a connection before the database counts as not available.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A transaction that holds locks and says nothing for this long is a lost client.
+const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl Ledger {
+    /// Opens both pools. Creates an SQLite file that is not there, and the folder it is in.
+    ///
+    /// # Errors
+    /// The database cannot be reached, or the URL is no SQLite or PostgreSQL URL.
+    pub async fn connect(config: &DatabaseConfig) -> Result<Self, LedgerError> {
+        if config.url.starts_with("sqlite:") {
+            return Self::connect_sqlite(config).await;
+        }
+        let pool = connect_postgres(config, config.max_connections).await?;
+        Ok(Self {
+            writer: pool.clone(),
+            reader: pool,
+            backend: DbBackend::Postgres,
+        })
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn ping(&self) -> Result<(), LedgerError> {
+        self.reader.execute_unprepared("SELECT 1").await?;
+        Ok(())
+    }
+
+    /// Closes both pools, after what is running has ended.
+    pub async fn close(self) {
+        // A pool that is already closed is what we want.
+        let _ = self.writer.close().await;
+        let _ = self.reader.close().await;
+    }
+
+    async fn connect_sqlite(config: &DatabaseConfig) -> Result<Self, LedgerError> {
+        let in_memory = sqlite_file(&config.url).is_none();
+        if let Some(folder) = sqlite_file(&config.url).as_deref().and_then(Path::parent) {
+            std::fs::create_dir_all(folder).map_err(|error| {
+                LedgerError::Unavailable(DbErr::Custom(format!("{}: {error}", folder.display())))
+            })?;
+        }
+        let writer = open_sqlite(config, 1, false).await?;
+        // A database in memory belongs to its one connection.
+        let reader = match in_memory {
+            true => writer.clone(),
+            false => open_sqlite(config, config.max_connections, true).await?,
+        };
+        Ok(Self {
+            writer,
+            reader,
+            backend: DbBackend::Sqlite,
+        })
+    }
+}
+
+/// The file behind an SQLite URL; `None` for a database in memory.
+pub(crate) fn sqlite_file(url: &str) -> Option<PathBuf> {
+    let options = SqliteConnectOptions::from_str(url).ok()?;
+    let file = options.get_filename();
+    (!url.contains(":memory:") && !url.contains("mode=memory")).then(|| file.to_owned())
+}
+
+async fn open_sqlite(
+    config: &DatabaseConfig,
+    connections: u32,
+    read_only: bool,
+) -> Result<DatabaseConnection, DbErr> {
+    let busy_timeout = config.lock_timeout;
+    let mut options = pool_options(config, connections);
+    options.map_sqlx_sqlite_opts(move |sqlite: SqliteConnectOptions| {
+        sqlite
+            .create_if_missing(true)
+            .foreign_keys(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            // FULL: a commit is on disk before it is answered, also after a power cut.
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(busy_timeout)
+            // Statement journals of multi-row writes would otherwise be files, made anew each time.
+            .pragma("temp_store", "MEMORY")
+            .pragma("query_only", if read_only { "ON" } else { "OFF" })
+    });
+    Database::connect(options).await
+}
+
+/// The pool of one PostgreSQL database. The server ends what takes too long: a future of ours that
+/// is dropped half-way would leave the connection in a state nobody knows (rule R16).
+pub(super) async fn connect_postgres(
+    config: &DatabaseConfig,
+    connections: u32,
+) -> Result<DatabaseConnection, DbErr> {
+    let settings = [
+        ("statement_timeout", config.statement_timeout),
+        ("lock_timeout", config.lock_timeout),
+        (
+            "idle_in_transaction_session_timeout",
+            IDLE_IN_TRANSACTION_TIMEOUT,
+        ),
+    ]
+    .map(|(name, limit)| (name, limit.as_millis().to_string()));
+    let mut options = pool_options(config, connections);
+    options.map_sqlx_postgres_opts(move |postgres: PgConnectOptions| {
+        postgres.application_name("hapax").options(settings.clone())
+    });
+    Database::connect(options).await
+}
+
+fn pool_options(config: &DatabaseConfig, connections: u32) -> ConnectOptions {
+    let mut options = ConnectOptions::new(config.url.clone());
+    options
+        .max_connections(connections)
+        .min_connections(1)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .test_before_acquire_if_idle_for(Duration::from_secs(5))
+        .sqlx_logging(false);
+    options
+}

@@ -1,0 +1,115 @@
+//! Reading images. Every query asks for the tenant.
+
+use chrono::{DateTime, Utc};
+use entity::{ContentDigest, ImageId, OriginalId, images, original_images};
+use sea_orm::sea_query::{Expr, ExprTrait};
+use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+
+use super::{Ledger, LedgerError, clock};
+use crate::upload::TenantId;
+
+/// An image and, while it is live and no legacy image, its original.
+pub type ImageWithOriginal = (images::Model, Option<original_images::Model>);
+
+/// Where a list goes on: after this image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListCursor {
+    /// Its `created_at`.
+    pub created_at: DateTime<Utc>,
+    /// Its id.
+    pub id: ImageId,
+}
+
+impl Ledger {
+    /// One image, live or deleted.
+    ///
+    /// # Errors
+    /// The database did not answer.
+    pub async fn find_image(
+        &self,
+        tenant: &TenantId,
+        id: ImageId,
+    ) -> Result<Option<ImageWithOriginal>, LedgerError> {
+        Ok(images::Entity::find_by_id(id)
+            .filter(images::Column::Tenant.eq(tenant.as_str()))
+            .find_also_related(original_images::Entity)
+            .one(&self.reader)
+            .await?)
+    }
+
+    /// Up to `limit` images after `after`, newest first.
+    ///
+    /// # Errors
+    /// The database did not answer.
+    pub async fn list_images(
+        &self,
+        tenant: &TenantId,
+        after: Option<ListCursor>,
+        limit: u64,
+        include_deleted: bool,
+    ) -> Result<Vec<ImageWithOriginal>, LedgerError> {
+        let mut page = images::Entity::find()
+            .filter(images::Column::Tenant.eq(tenant.as_str()))
+            .find_also_related(original_images::Entity)
+            .order_by_desc(images::Column::CreatedAt)
+            .order_by_desc(images::Column::Id)
+            .limit(limit);
+        if !include_deleted {
+            page = page.filter(images::Column::DeletedAt.is_null());
+        }
+        if let Some(cursor) = after {
+            let key = Expr::tuple([
+                Expr::col((images::Entity, images::Column::CreatedAt)),
+                Expr::col((images::Entity, images::Column::Id)),
+            ]);
+            let last = Expr::tuple([
+                clock::at(self.backend, cursor.created_at),
+                Expr::val(cursor.id),
+            ]);
+            page = page.filter(key.lt(last));
+        }
+        Ok(page.all(&self.reader).await?)
+    }
+
+    /// Which of `digests` the tenant has live images of, in no order.
+    ///
+    /// # Errors
+    /// The database did not answer.
+    pub async fn find_known_digests(
+        &self,
+        tenant: &TenantId,
+        digests: &[ContentDigest],
+    ) -> Result<Vec<ContentDigest>, LedgerError> {
+        Ok(images::Entity::find()
+            .select_only()
+            .column(images::Column::ContentHash)
+            .distinct()
+            .filter(images::Column::Tenant.eq(tenant.as_str()))
+            .filter(images::Column::DeletedAt.is_null())
+            .filter(images::Column::ContentHash.is_in(digests.iter().copied()))
+            .into_tuple()
+            .all(&self.reader)
+            .await?)
+    }
+
+    /// The tenant's live images that point at `original`.
+    ///
+    /// # Errors
+    /// The database did not answer.
+    pub async fn count_tenant_references(
+        &self,
+        tenant: &TenantId,
+        original: OriginalId,
+    ) -> Result<i64, LedgerError> {
+        use sea_orm::PaginatorTrait;
+        let count = images::Entity::find()
+            .filter(
+                Condition::all()
+                    .add(images::Column::OriginalImageId.eq(original))
+                    .add(images::Column::Tenant.eq(tenant.as_str())),
+            )
+            .count(&self.reader)
+            .await?;
+        Ok(i64::try_from(count).unwrap_or(i64::MAX))
+    }
+}

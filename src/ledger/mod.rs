@@ -1,0 +1,60 @@
+//! The only code that builds queries: the protocol's transactions as named functions.
+//!
+//! The ledger knows no actor and no object store. Its rules: every transition is one conditional
+//! statement whose affected rows are checked (R4); only the database's clock is compared (R7); no
+//! transaction is held across anything but the database (R16), and no `timeout` or `select!` wraps a
+//! database future: the server's own time-outs end a statement.
+
+pub mod batch;
+pub mod clock;
+mod connect;
+mod error;
+mod images;
+pub mod keys;
+mod migrate;
+mod originals;
+pub mod pending;
+pub mod reap;
+mod stats;
+mod store_meta;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod verify;
+
+use sea_orm::{
+    DatabaseConnection, DatabaseTransaction, DbBackend, SqliteTransactionMode, TransactionOptions,
+    TransactionTrait,
+};
+
+pub(crate) use connect::sqlite_file;
+pub use error::LedgerError;
+pub use images::{ImageWithOriginal, ListCursor};
+pub use originals::OriginalView;
+pub use stats::{OriginalsObservation, Stats};
+
+/// Both pools of one database; a cheap clone.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    /// Every write goes here. On SQLite this pool holds the one writer.
+    pub(crate) writer: DatabaseConnection,
+    /// Reads that decide nothing.
+    pub(crate) reader: DatabaseConnection,
+    pub(crate) backend: DbBackend,
+}
+
+impl Ledger {
+    /// Which database this is.
+    pub fn backend(&self) -> DbBackend {
+        self.backend
+    }
+
+    /// Begins a write transaction. On SQLite it takes the write lock at once: a transaction that
+    /// reads first and writes later could be refused half-way.
+    pub(crate) async fn begin(&self) -> Result<DatabaseTransaction, LedgerError> {
+        let options = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
+        };
+        Ok(self.writer.begin_with_options(options).await?)
+    }
+}

@@ -1,0 +1,297 @@
+//! Counts and sums: the numbers of `GET /v1/stats`, `hapax stats` and the gauges.
+//!
+//! Each question is one statement, and so one snapshot: numbers that are compared with each other
+//! belong together.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement};
+
+use super::{Ledger, LedgerError};
+
+/// Counts and sums; the tenant's own, or everybody's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize, utoipa::ToSchema)]
+pub struct Stats {
+    /// Live images.
+    pub images: i64,
+    /// Stored originals.
+    pub originals: i64,
+    /// Bytes of all live images.
+    pub logical_bytes: i64,
+    /// Bytes of all stored originals.
+    pub stored_bytes: i64,
+    /// `logical_bytes - stored_bytes`, never below 0.
+    pub saved_bytes: i64,
+    /// `logical_bytes / stored_bytes`; 1 when nothing is stored.
+    pub dedup_ratio: f64,
+    /// Originals being written.
+    pub pending: i64,
+    /// Originals whose bytes are going.
+    pub deleting: i64,
+    /// Stored originals without a reference.
+    pub orphaned: i64,
+}
+
+/// How many originals there are, and how late the reapers are.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct OriginalsObservation {
+    /// Rows whose bytes are being written, or were when their writer died.
+    pub pending: i64,
+    /// Rows whose bytes are durable, referenced or not.
+    pub stored: i64,
+    /// Rows whose bytes are going.
+    pub deleting: i64,
+    /// `stored` rows with count 0.
+    pub unreferenced: i64,
+    /// How long ago the oldest expired lease ended; zero when none has.
+    pub oldest_pending: Duration,
+    /// How long ago the oldest unreferenced row's grace period ended; zero when none has.
+    pub oldest_unreferenced: Duration,
+    /// How long ago the oldest `deleting` row that is due became due; zero when none is.
+    pub oldest_deleting: Duration,
+}
+
+/// `{mine}` limits images to a tenant, `{owned}` originals to those it owns or references.
+const STATS: &str = "
+SELECT i.images, i.logical_bytes, o.originals, o.stored_bytes, o.pending, o.deleting, o.orphaned
+FROM (
+    SELECT count(*) AS images, CAST(coalesce(sum(file_size), 0) AS bigint) AS logical_bytes
+    FROM images WHERE deleted_at IS NULL {mine}
+) AS i CROSS JOIN (
+    SELECT count(*) FILTER (WHERE state = 'stored') AS originals,
+        CAST(coalesce(sum(file_size) FILTER (WHERE state = 'stored'), 0) AS bigint) AS stored_bytes,
+        count(*) FILTER (WHERE state = 'pending') AS pending,
+        count(*) FILTER (WHERE state = 'deleting') AS deleting,
+        count(*) FILTER (WHERE state = 'stored' AND reference_count = 0) AS orphaned
+    FROM original_images {owned}
+) AS o";
+
+/// Each count and minimum is served by its own partial index, except `stored`.
+const OBSERVATION: &str = "
+SELECT
+    (SELECT count(*) FROM original_images WHERE state = 'pending') AS pending,
+    (SELECT count(*) FROM original_images WHERE state = 'stored') AS stored,
+    (SELECT count(*) FROM original_images WHERE state = 'deleting') AS deleting,
+    (SELECT count(*) FROM original_images WHERE state = 'stored' AND reference_count = 0)
+        AS unreferenced,
+    (SELECT min(lease_until) FROM original_images WHERE state = 'pending') AS first_lease_until,
+    (SELECT min(zero_since) FROM original_images WHERE state = 'stored' AND reference_count = 0)
+        AS first_zero_since,
+    (SELECT min(next_try) FROM original_images WHERE state = 'deleting') AS first_next_try";
+
+impl Ledger {
+    /// Counts and sums of everything, or of what one tenant may know of.
+    ///
+    /// A tenant's images are its live ones. Its originals are those that its live images point at,
+    /// whatever their scope, and those of its own scope that nothing points at any more; `pending`,
+    /// `deleting` and `orphaned` count rows of its own scope alone. So in the global scope a tenant
+    /// learns nothing of originals it does not reference.
+    ///
+    /// # Errors
+    /// The database did not answer.
+    pub async fn stats(&self, tenant: Option<&str>) -> Result<Stats, LedgerError> {
+        let (mine, owned) = match tenant {
+            Some(_) => (
+                "AND tenant = $1",
+                "WHERE scope = $1 OR id IN (
+                    SELECT original_image_id FROM images
+                    WHERE tenant = $1 AND deleted_at IS NULL AND original_image_id IS NOT NULL)",
+            ),
+            None => ("", ""),
+        };
+        let sql = STATS.replace("{mine}", mine).replace("{owned}", owned);
+        let values = tenant.map(sea_orm::Value::from);
+        let statement = Statement::from_sql_and_values(self.backend, sql, values);
+        let row = one_row(self.reader.query_one_raw(statement).await?)?;
+        let count = |column: &str| row.try_get::<i64>("", column);
+        let (logical_bytes, stored_bytes) = (count("logical_bytes")?, count("stored_bytes")?);
+        Ok(Stats {
+            images: count("images")?,
+            originals: count("originals")?,
+            logical_bytes,
+            stored_bytes,
+            saved_bytes: logical_bytes.saturating_sub(stored_bytes).max(0),
+            dedup_ratio: match stored_bytes {
+                0 => 1.0,
+                _ => logical_bytes as f64 / stored_bytes as f64,
+            },
+            pending: count("pending")?,
+            deleting: count("deleting")?,
+            orphaned: count("orphaned")?,
+        })
+    }
+
+    /// How many originals there are in each state, and since when the reapers are late, given that
+    /// they leave unreferenced rows alone for `grace_period`.
+    ///
+    /// # Errors
+    /// The database did not answer.
+    pub async fn observe_originals(
+        &self,
+        grace_period: Duration,
+    ) -> Result<OriginalsObservation, LedgerError> {
+        let now: DateTime<Utc> = self.database_time().await?;
+        let statement = Statement::from_string(self.backend, OBSERVATION);
+        let row = one_row(self.reader.query_one_raw(statement).await?)?;
+        let count = |column: &str| row.try_get::<i64>("", column);
+        let since = |column: &str| -> Result<Duration, DbErr> {
+            let due = row.try_get::<Option<DateTime<Utc>>>("", column)?;
+            // A time in the future is not due: its age is no `Duration`.
+            Ok(due
+                .and_then(|due| (now - due).to_std().ok())
+                .unwrap_or_default())
+        };
+        Ok(OriginalsObservation {
+            pending: count("pending")?,
+            stored: count("stored")?,
+            deleting: count("deleting")?,
+            unreferenced: count("unreferenced")?,
+            oldest_pending: since("first_lease_until")?,
+            oldest_unreferenced: since("first_zero_since")?.saturating_sub(grace_period),
+            oldest_deleting: since("first_next_try")?,
+        })
+    }
+}
+
+fn one_row(row: Option<QueryResult>) -> Result<QueryResult, DbErr> {
+    row.ok_or_else(|| DbErr::RecordNotFound("a row of sums".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::ledger;
+    use super::*;
+
+    const T: &str = "'2026-01-01T00:00:00.000+00:00'";
+
+    async fn sql(ledger: &Ledger, sql: String) {
+        ledger.writer.execute_unprepared(&sql).await.expect(&sql);
+    }
+
+    async fn original(ledger: &Ledger, number: u8, scope: &str, state: &str, count: u8) {
+        let zero_since = if state == "stored" && count == 0 {
+            T
+        } else {
+            "NULL"
+        };
+        sql(
+            ledger,
+            format!(
+                "INSERT INTO original_images (id, scope, content_hash, file_size, s3_key, state,
+                    reference_count, put_deadline, lease_token, lease_until, stored_at, zero_since, next_try)
+                 VALUES (x'{number:032x}', '{scope}', x'{number:064x}', 100, 'k{number}', '{state}',
+                    {count}, {T}, x'{number:032x}', {T}, {T}, {zero_since}, {T})"
+            ),
+        )
+        .await;
+    }
+
+    async fn image(ledger: &Ledger, number: u8, tenant: &str, original: u8, deleted: bool) {
+        let (original_id, deleted_at) = match deleted {
+            true => ("NULL".to_owned(), T),
+            false => (format!("x'{original:032x}'"), "NULL"),
+        };
+        sql(
+            ledger,
+            format!(
+                "INSERT INTO images (id, tenant, original_image_id, content_hash, file_size, deleted_at)
+                 VALUES (x'{number:032x}', '{tenant}', {original_id}, x'{original:064x}', 100, {deleted_at})"
+            ),
+        )
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_tenant_sees_its_own_share() {
+        let (ledger, _folder) = ledger().await;
+        let empty = ledger.stats(None).await.expect("asked");
+        assert_eq!(
+            empty,
+            Stats {
+                dedup_ratio: 1.0,
+                ..Stats::default()
+            }
+        );
+
+        original(&ledger, 1, "", "stored", 3).await;
+        original(&ledger, 2, "b", "stored", 1).await;
+        original(&ledger, 3, "a", "stored", 0).await;
+        original(&ledger, 4, "a", "pending", 0).await;
+        original(&ledger, 5, "b", "deleting", 0).await;
+        for (number, tenant, of, deleted) in [
+            (1, "a", 1, false),
+            (2, "a", 1, false),
+            (3, "b", 1, false),
+            (4, "b", 2, false),
+            (5, "a", 3, true),
+        ] {
+            image(&ledger, number, tenant, of, deleted).await;
+        }
+        sql(
+            &ledger,
+            "INSERT INTO images (id, tenant, legacy, original_url) VALUES (x'63', 'a', 1, 'http://x')".to_owned(),
+        )
+        .await;
+        let all = ledger.stats(None).await.expect("asked");
+        assert_eq!((all.images, all.logical_bytes), (5, 400));
+        assert_eq!(
+            (all.originals, all.stored_bytes, all.saved_bytes),
+            (3, 300, 100)
+        );
+        assert_eq!((all.pending, all.deleting, all.orphaned), (1, 1, 1));
+        assert!((all.dedup_ratio - 4.0 / 3.0).abs() < 1e-9);
+
+        let a = ledger.stats(Some("a")).await.expect("asked");
+        assert_eq!((a.images, a.logical_bytes), (3, 200));
+        assert_eq!((a.originals, a.stored_bytes), (2, 200));
+        assert_eq!((a.pending, a.deleting, a.orphaned), (1, 0, 1));
+        let b = ledger.stats(Some("b")).await.expect("asked");
+        assert_eq!((b.images, b.originals, b.deleting), (2, 2, 1));
+        let nobody = ledger.stats(Some("c")).await.expect("asked");
+        assert_eq!(nobody, empty);
+    }
+
+    #[tokio::test]
+    async fn lateness_counts_from_when_a_row_was_due() {
+        let (ledger, _folder) = ledger().await;
+        let none = ledger
+            .observe_originals(Duration::ZERO)
+            .await
+            .expect("asked");
+        assert_eq!(none, OriginalsObservation::default());
+
+        original(&ledger, 1, "", "stored", 0).await;
+        original(&ledger, 2, "", "pending", 0).await;
+        original(&ledger, 3, "", "deleting", 0).await;
+        let due = "2026-01-01T00:00:00Z"
+            .parse::<DateTime<Utc>>()
+            .expect("a time");
+        let day = Duration::from_secs(24 * 60 * 60);
+        let seen = ledger.observe_originals(day).await.expect("asked");
+        assert_eq!(
+            (seen.pending, seen.stored, seen.deleting, seen.unreferenced),
+            (1, 1, 1, 1)
+        );
+        let age = (ledger.database_time().await.expect("a time") - due)
+            .to_std()
+            .expect("past");
+        for (found, expected) in [
+            (seen.oldest_pending, age),
+            (seen.oldest_unreferenced, age - day),
+            (seen.oldest_deleting, age),
+        ] {
+            assert!(
+                expected - found < Duration::from_secs(60),
+                "{found:?} {expected:?}"
+            );
+        }
+        sql(
+            &ledger,
+            "UPDATE original_images SET lease_until = '2999-01-01T00:00:00.000+00:00'".to_owned(),
+        )
+        .await;
+        let seen = ledger.observe_originals(day).await.expect("asked");
+        assert_eq!(seen.oldest_pending, Duration::ZERO);
+    }
+}

@@ -1,0 +1,137 @@
+//! Bodies on their way in: in memory while small and while the byte budget lasts, else in an
+//! unlinked temporary file.
+//!
+//! **Invariants.** A body's digest is computed over exactly the bytes that were spooled, in the same
+//! pass. Every byte held in memory has a permit. A wait for permits holds none, so uploads cannot
+//! deadlock on the budget. Files have no name: whatever ends the process, nothing is left behind.
+
+mod body;
+mod budget;
+mod chunks;
+mod writer;
+
+use std::fs::{DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use tokio::sync::Semaphore;
+
+pub(crate) use body::seek_target;
+pub use body::{SpooledBody, SpooledReader};
+pub use writer::SpoolWriter;
+
+use crate::metrics::METRICS;
+use budget::Budget;
+
+/// With less than this free, the spool is not ready for uploads.
+const MIN_FREE_BYTES: u64 = 1024 * 1024;
+/// What [`Spool::check`] writes: one block, so that a full disk or quota shows.
+const PROBE: [u8; 4096] = [0; 4096];
+
+/// Where bodies wait until they are stored, and how much memory they may take. A cheap clone.
+#[derive(Debug, Clone)]
+pub struct Spool {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    directory: PathBuf,
+    memory_threshold: u64,
+    budget: Budget,
+    /// One permit per piece of hashing and writing at work. More threads than the machine can run
+    /// would only add memory: each costs a stack and an allocator arena.
+    workers: Arc<Semaphore>,
+}
+
+impl Spool {
+    /// Opens the spool and shows that a file can be written there. Creates the directory with mode
+    /// 0700 where it is missing; bodies are nobody else's to read.
+    ///
+    /// `memory_budget` is what all bodies together may hold in memory, `memory_threshold` what one
+    /// of them may; both in bytes.
+    ///
+    /// # Errors
+    /// The directory cannot be created or written.
+    pub fn open(
+        directory: impl AsRef<Path>,
+        memory_budget: u64,
+        memory_threshold: u64,
+    ) -> io::Result<Self> {
+        let budget = Budget::new(memory_budget, METRICS.spool_bytes.clone());
+        Self::with_budget(directory.as_ref(), budget, memory_threshold)
+    }
+
+    fn with_budget(directory: &Path, budget: Budget, memory_threshold: u64) -> io::Result<Self> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)?;
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let spool = Self {
+            shared: Arc::new(Shared {
+                directory: directory.to_owned(),
+                memory_threshold,
+                budget,
+                workers: Arc::new(Semaphore::new(2 * cores)),
+            }),
+        };
+        probe(directory)?;
+        Ok(spool)
+    }
+
+    /// Begins a body. `expected_bytes` only chooses where it starts: one that is announced as larger
+    /// than the threshold goes to disk at once.
+    pub fn writer(&self, expected_bytes: Option<u64>) -> SpoolWriter {
+        SpoolWriter::new(self.clone(), expected_bytes)
+    }
+
+    /// Whether a body could be spooled to disk right now: a file can be made and written, and there is
+    /// free space.
+    ///
+    /// # Errors
+    /// Says why not; [`io::ErrorKind::StorageFull`] when less than 1 MiB is free.
+    pub async fn check(&self) -> io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        tokio::task::spawn_blocking(move || {
+            let space = rustix::fs::statvfs(&shared.directory)?;
+            if space.f_bavail.saturating_mul(space.f_frsize) < MIN_FREE_BYTES {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            probe(&shared.directory)
+        })
+        .await
+        .map_err(io::Error::other)?
+    }
+
+    /// Bytes of memory that may still be taken by bodies, for tests of leaks.
+    #[cfg(test)]
+    pub(crate) fn free_permits(&self) -> (usize, usize) {
+        self.shared.budget.free()
+    }
+}
+
+fn probe(directory: &Path) -> io::Result<()> {
+    unlinked_file(directory)?.write_all(&PROBE)
+}
+
+/// A new file without a name. Without `O_EXCL`, which `tempfile` sets: a store on the same file system
+/// may still give it a name by `linkat`, and save itself the copy.
+fn unlinked_file(directory: &Path) -> io::Result<File> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    match rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR) {
+        Ok(file) => Ok(file.into()),
+        // What file systems and kernels without O_TMPFILE say, by open(2).
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => {
+            tempfile::tempfile_in(directory)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
