@@ -38,10 +38,14 @@
 //! The rules R1 to R16 and the invariants I1 to I10 that comments refer to are listed in
 //! `docs/ARCHITECTURE.md`.
 
+pub mod actors;
 pub mod config;
 pub mod ledger;
 pub mod metrics;
+pub mod reap;
+pub mod service;
 pub mod sniff;
 pub mod spool;
 pub mod store;
 pub mod upload;
+pub mod verify;

@@ -1,0 +1,256 @@
+//! Steps 3 to 7 of the upload protocol, as plain async code.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::{Addr, Recipient};
+use futures::future::join_all;
+
+use super::announcer::Announcer;
+use super::flights::{Flights, Lead, Turn};
+use super::job::Job;
+use crate::actors::background::Nudge;
+use crate::actors::blob::{BlobActor, WriteBlob};
+use crate::actors::refcount::{Apply, Shards};
+use crate::config::UploadConfig;
+use crate::ledger::batch::Outcome;
+use crate::ledger::pending::NewGeneration;
+use crate::ledger::{Ledger, LedgerError};
+use crate::metrics::METRICS;
+use crate::store::BlobStore;
+use crate::upload::{Disposition, HashedUpload, Scoping, StoredUpload, UploadError};
+
+/// Generations that one upload may burn before its client is told to come back.
+const MAX_GENERATIONS: u32 = 3;
+/// Between two generations: a store that just failed gets a moment.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Turns hashed uploads into images. A cheap clone that knows where everything is.
+#[derive(Debug, Clone)]
+pub struct Resolver {
+    ledger: Ledger,
+    store: Arc<dyn BlobStore>,
+    blobs: Addr<BlobActor>,
+    refcounts: Shards,
+    deletions: Recipient<Nudge>,
+    scoping: Scoping,
+    limits: Limits,
+    flights: Flights,
+    announcer: Announcer,
+}
+
+/// How long writing may take.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    lease: Duration,
+    put_deadline: Duration,
+    /// Bytes a second that a transfer is granted: a lease covers the transfer of its bytes.
+    min_throughput: u64,
+}
+
+impl Resolver {
+    /// `deletions` is nudged when a generation is given up.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the composition root calls it once"
+    )]
+    pub fn new(
+        ledger: Ledger,
+        store: Arc<dyn BlobStore>,
+        blobs: Addr<BlobActor>,
+        refcounts: Shards,
+        deletions: Recipient<Nudge>,
+        scoping: Scoping,
+        upload: &UploadConfig,
+        min_throughput: u64,
+    ) -> Self {
+        let limits = Limits {
+            lease: upload.lease,
+            put_deadline: upload.put_deadline,
+            min_throughput: min_throughput.max(1),
+        };
+        let announcer = Announcer::new(ledger.clone());
+        let flights = Flights::default();
+        Self {
+            ledger,
+            store,
+            blobs,
+            refcounts,
+            deletions,
+            scoping,
+            limits,
+            flights,
+            announcer,
+        }
+    }
+
+    /// Makes the files images: all or none.
+    ///
+    /// # Errors
+    /// See [`UploadError`]; after `Unavailable` the images may exist or not, and the same
+    /// `Idempotency-Key` finds out.
+    pub async fn resolve(&self, upload: HashedUpload) -> Result<StoredUpload, UploadError> {
+        let scope = self.scoping.scope_of(&upload.tenant);
+        let mut job = Job::new(upload, scope);
+        let interest = self.flights.interest(job.keys());
+        let mut lead: Option<Lead> = None;
+        let mut generations_left = MAX_GENERATIONS;
+        let outcome = loop {
+            let looked_at = interest.landed();
+            let missing = match self.commit(&job).await {
+                Ok(Outcome::Missing { contents }) => contents,
+                other => break other,
+            };
+            if self.abandon(&mut job, &missing, "the lease was lost").await {
+                // What it wrote is no longer its own (rule R8); somebody may have stored the same.
+                continue;
+            }
+            if lead.is_none() {
+                let keys = missing
+                    .iter()
+                    .map(|index| job.contents[*index].key.clone())
+                    .collect();
+                match interest.turn(keys, looked_at) {
+                    Turn::Lead(taken) => lead = Some(taken),
+                    Turn::LookAgain => continue,
+                    Turn::Wait(mut leader) => {
+                        // It closes without ever sending: an error is the news.
+                        let _ = leader.changed().await;
+                        continue;
+                    }
+                }
+            }
+            if generations_left == 0 {
+                let what = "the object store did not take the bytes".to_owned();
+                break Err(UploadError::Unavailable { what });
+            }
+            if generations_left < MAX_GENERATIONS {
+                tokio::time::sleep(PAUSE).await;
+            }
+            generations_left -= 1;
+            if let Err(error) = self.write(&mut job, &missing).await {
+                break Err(error);
+            }
+        };
+        drop(lead);
+        match outcome {
+            Ok(outcome) => {
+                if job.leaves_rows_behind(&outcome) {
+                    self.deletions.do_send(Nudge);
+                }
+                answer(&job, outcome)
+            }
+            Err(error) => {
+                // Rows that were committed after all are left alone.
+                let all: Vec<usize> = (0..job.contents.len()).collect();
+                self.abandon(&mut job, &all, "the upload was given up")
+                    .await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Step 3 or 6, whichever the job is at.
+    async fn commit(&self, job: &Job) -> Result<Outcome, UploadError> {
+        let shard = self.refcounts.of(&job.contents[0].key.1);
+        let outcome = shard.send(Apply(job.operation())).await;
+        Ok(outcome.unwrap_or_else(|_| Err(LedgerError::stopping()))?)
+    }
+
+    /// Steps 4 and 5: announce a generation of each missing content, then write it. A generation
+    /// whose PUT did not answer cleanly is given up.
+    async fn write(&self, job: &mut Job, missing: &[usize]) -> Result<(), UploadError> {
+        let announced_at = Instant::now();
+        let generations: Vec<NewGeneration> = missing
+            .iter()
+            .map(|index| {
+                let content = &job.contents[*index];
+                let transfer = self.limits.transfer(content.body.len());
+                content.new_generation(
+                    |id| self.store.key_for(&content.key.1, id).to_string(),
+                    self.limits.lease + transfer,
+                    self.limits.put_deadline + transfer,
+                )
+            })
+            .collect();
+        self.announcer
+            .announce(generations.clone())
+            .await
+            .map_err(|error| UploadError::from(&*error))?;
+        let puts = missing.iter().zip(&generations).map(|(index, generation)| {
+            self.blobs.send(WriteBlob {
+                key: generation.s3_key.clone(),
+                digest: generation.digest,
+                body: job.contents[*index].body.clone(),
+                // Half of the lease to begin, the transfer's own time to end: a PUT that could
+                // outlive the lease is not begun.
+                give_up_at: announced_at + self.limits.lease / 2,
+            })
+        });
+        let answers = join_all(puts).await;
+        for ((index, generation), answer) in missing.iter().zip(generations).zip(answers) {
+            match answer {
+                Ok(Ok(_)) => job.contents[*index].written = Some(generation),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "a write failed; its generation is given up");
+                    self.give_up(&generation, &error.to_string()).await;
+                }
+                Err(_) => self.give_up(&generation, "the server is stopping").await,
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives up what was written of these contents; whether anything was.
+    async fn abandon(&self, job: &mut Job, contents: &[usize], why: &str) -> bool {
+        let mut any = false;
+        for index in contents {
+            if let Some(generation) = job.contents[*index].written.take() {
+                self.give_up(&generation, why).await;
+                any = true;
+            }
+        }
+        any
+    }
+
+    async fn give_up(&self, generation: &NewGeneration, why: &str) {
+        match self.ledger.abandon_generation(generation, why).await {
+            Ok(()) => self.deletions.do_send(Nudge),
+            Err(error) => {
+                tracing::warn!(%error, key = generation.s3_key, "a lease is left to run out");
+            }
+        }
+    }
+}
+
+impl Limits {
+    fn transfer(&self, bytes: u64) -> Duration {
+        Duration::from_secs(bytes / self.min_throughput)
+    }
+}
+
+fn answer(job: &Job, outcome: Outcome) -> Result<StoredUpload, UploadError> {
+    let (images, replayed) = match outcome {
+        Outcome::Attached { images, replayed } => (images, replayed),
+        Outcome::IdempotencyKeyReused => return Err(UploadError::IdempotencyKeyReused),
+        other => {
+            return Err(UploadError::Internal(format!(
+                "an upload came to {other:?}"
+            )));
+        }
+    };
+    for (image, bytes) in images.iter().zip(job.image_bytes()) {
+        let result = match (replayed, image.disposition) {
+            (true, _) => "replayed",
+            (false, Disposition::Miss) => "stored",
+            (false, Disposition::Hit) => "hit",
+            (false, Disposition::Resurrected) => "resurrected",
+            (false, Disposition::Repaired) => "repaired",
+        };
+        METRICS.uploads.with_label_values(&[result]).inc();
+        if image.disposition.deduplicated() {
+            METRICS.saved_bytes.inc_by(bytes);
+        }
+    }
+    Ok(StoredUpload { images, replayed })
+}
