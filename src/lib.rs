@@ -40,6 +40,7 @@
 
 pub mod actors;
 pub mod config;
+pub mod http;
 pub mod ledger;
 pub mod metrics;
 pub mod reap;

@@ -1,0 +1,87 @@
+//! The race between a body and the service's answer, and what the service hears of a raw body.
+
+use std::cell::Cell;
+
+use actix_web::error::PayloadError;
+use actix_web::web::Bytes;
+use futures::{future, stream};
+
+use super::*;
+
+type Chunks = Vec<Result<Bytes, PayloadError>>;
+
+fn payload(chunks: Chunks) -> Payload {
+    Payload::Stream {
+        payload: stream::iter(chunks).boxed_local(),
+    }
+}
+
+fn two_chunks() -> Chunks {
+    vec![Ok(Bytes::from_static(b"ab")), Ok(Bytes::from_static(b"c"))]
+}
+
+/// A service that takes what comes: how many bytes, and whether the body was complete.
+async fn listen(mut events: mpsc::Receiver<BodyEvent>) -> Result<usize, UploadError> {
+    let mut bytes = 0;
+    while let Some(event) = events.recv().await {
+        match event {
+            BodyEvent::Chunk(chunk) => bytes += chunk.len(),
+            BodyEvent::Complete => return Ok(bytes),
+            _ => {}
+        }
+    }
+    Err(UploadError::Incomplete)
+}
+
+#[actix_web::test]
+async fn a_whole_body_passes_a_channel_of_one() {
+    let (sender, receiver) = mpsc::channel(1);
+    let feeding = feed_raw(payload(two_chunks()), None, sender);
+    let result = first_decided(feeding, listen(receiver)).await;
+    assert_eq!(result.map_err(|problem| problem.code), Ok(3));
+}
+
+#[actix_web::test]
+async fn a_cut_body_is_refused_after_the_service_let_go() {
+    let mut chunks = two_chunks();
+    chunks.push(Err(PayloadError::Incomplete(None)));
+    let (sender, receiver) = mpsc::channel(1);
+    let let_go = Cell::new(false);
+    let outcome = async {
+        let outcome = listen(receiver).await;
+        tokio::task::yield_now().await;
+        let_go.set(true);
+        outcome
+    };
+    let feeding = feed_raw(payload(chunks), None, sender);
+    let result = first_decided(feeding, outcome).await;
+    assert_eq!(
+        result.map_err(|problem| problem.code),
+        Err(Code::IncompleteBody)
+    );
+    assert!(let_go.get());
+}
+
+#[actix_web::test]
+async fn an_early_refusal_does_not_wait_for_the_body() {
+    let too_large = || UploadError::TooLarge { limit_bytes: 1 };
+    let never = future::pending::<Result<(), FeedError>>();
+    let result = first_decided(never, async { Err::<(), _>(too_large()) }).await;
+    assert_eq!(
+        result.map_err(|problem| problem.code),
+        Err(Code::BodyTooLarge)
+    );
+
+    // The service stops listening a moment before its answer is there.
+    let (sender, receiver) = mpsc::channel(1);
+    drop(receiver);
+    let outcome = async {
+        tokio::task::yield_now().await;
+        Err::<(), _>(too_large())
+    };
+    let result = first_decided(feed_raw(payload(two_chunks()), None, sender), outcome).await;
+    assert_eq!(
+        result.map_err(|problem| problem.code),
+        Err(Code::BodyTooLarge)
+    );
+}
