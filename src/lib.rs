@@ -39,9 +39,12 @@
 //! `docs/ARCHITECTURE.md`.
 
 pub mod actors;
+pub mod app;
+pub mod cli;
 pub mod config;
 pub mod http;
 pub mod ledger;
+pub mod logging;
 pub mod metrics;
 pub mod reap;
 pub mod service;

@@ -1,0 +1,109 @@
+//! Starts the background actors, all on one arbiter: they wait more than they work.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+
+use crate::actors::Drain;
+use crate::actors::background::{Background, Nudge, Work};
+use crate::actors::blob::BlobActor;
+use crate::actors::deletion_reaper::DeletionReaper;
+use crate::actors::lease_reaper::LeaseReaper;
+use crate::actors::multipart_reaper::MultipartReaper;
+use crate::actors::observer::Observer;
+use crate::actors::orphan_reaper::OrphanReaper;
+use crate::config::CleanupConfig;
+use crate::ledger::Ledger;
+use crate::reap::{Purger, StoreIdentity};
+use crate::store::BlobStore;
+
+/// The running background actors.
+pub(super) struct Reapers {
+    leases: Addr<Background<LeaseReaper>>,
+    orphans: Addr<Background<OrphanReaper>>,
+    deletions: Addr<Background<DeletionReaper>>,
+    multipart: Addr<Background<MultipartReaper>>,
+    observer: Addr<Background<Observer>>,
+    /// Keeps their thread for as long as they run.
+    _arbiter: Arbiter,
+}
+
+impl Reapers {
+    pub(super) fn start(
+        cleanup: &CleanupConfig,
+        ledger: &Ledger,
+        store: &Arc<dyn BlobStore>,
+        identity: &StoreIdentity,
+        blobs: &Addr<BlobActor>,
+    ) -> Self {
+        let arbiter = Arbiter::new();
+        let (interval, grace_period) = (cleanup.interval, cleanup.grace_period);
+        let purger = Purger {
+            ledger: ledger.clone(),
+            blobs: blobs.clone(),
+        };
+        let deletions = start(
+            &arbiter,
+            interval,
+            DeletionReaper {
+                purger,
+                identity: identity.clone(),
+            },
+        );
+        let orphans = OrphanReaper {
+            ledger: ledger.clone(),
+            identity: identity.clone(),
+            grace_period,
+            deletions: deletions.clone().recipient(),
+        };
+        let leases = LeaseReaper {
+            ledger: ledger.clone(),
+            deletions: deletions.clone().recipient(),
+        };
+        let multipart = MultipartReaper {
+            store: store.clone(),
+            identity: identity.clone(),
+        };
+        let multipart = Background::new(multipart, MultipartReaper::INTERVAL).unhurried();
+        let observer = Observer {
+            ledger: ledger.clone(),
+            grace_period,
+        };
+        Self {
+            leases: start(&arbiter, interval, leases),
+            orphans: start(&arbiter, interval, orphans),
+            deletions,
+            multipart: start_background(&arbiter, multipart),
+            observer: start(&arbiter, Observer::INTERVAL, observer),
+            _arbiter: arbiter,
+        }
+    }
+
+    /// Whom to tell that an original lost its last reference.
+    pub(super) fn orphans(&self) -> Recipient<Nudge> {
+        self.orphans.clone().recipient()
+    }
+
+    /// Whom to tell that a row became `deleting`.
+    pub(super) fn deletions(&self) -> Recipient<Nudge> {
+        self.deletions.clone().recipient()
+    }
+
+    /// Lets each finish its round. An actor that is gone already has none.
+    pub(super) async fn drain(self) {
+        let _ = self.leases.send(Drain).await;
+        let _ = self.orphans.send(Drain).await;
+        let _ = self.deletions.send(Drain).await;
+        let _ = self.multipart.send(Drain).await;
+        let _ = self.observer.send(Drain).await;
+    }
+}
+
+fn start<W: Work>(arbiter: &Arbiter, interval: Duration, work: W) -> Addr<Background<W>> {
+    start_background(arbiter, Background::new(work, interval))
+}
+
+fn start_background<W: Work>(arbiter: &Arbiter, background: Background<W>) -> Addr<Background<W>> {
+    Background::start_in_arbiter(&arbiter.handle(), move |_| background)
+}
