@@ -1,0 +1,284 @@
+//! The view from outside the server: its tables by SQL, its objects by listing or by walking the
+//! folder. The check that every case ends with is here.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
+use entity::original_images::OriginalState;
+use entity::{OriginalId, images, original_images};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, EntityTrait};
+
+use super::client::Api;
+use super::images::sha256_hex;
+use super::s3::S3Server;
+
+/// How long the reapers may take to come to rest.
+const REST_LIMIT: Duration = Duration::from_secs(40);
+
+/// Where the legacy images of the tests say they are.
+pub(crate) const LEGACY_URL: &str = "https://legacy.example/photo.jpg";
+
+/// Where the objects are.
+#[derive(Debug, Clone)]
+pub(crate) enum Objects {
+    /// A folder.
+    Folder(PathBuf),
+    /// A bucket, and the prefix of Hapax's keys in it.
+    Bucket { name: String, prefix: String },
+}
+
+/// Rows and objects, seen past the server.
+#[derive(Debug, Clone)]
+pub(crate) struct Outside {
+    pub(crate) database: DatabaseConnection,
+    objects: Objects,
+    grace: Duration,
+}
+
+impl Outside {
+    /// Connects to the server's own database.
+    pub(crate) async fn connect(url: &str, objects: Objects, grace: Duration) -> Self {
+        let url = match url.starts_with("sqlite:") {
+            true => format!("{url}?mode=rwc"),
+            false => url.to_owned(),
+        };
+        let mut options = ConnectOptions::new(url);
+        options.max_connections(2).sqlx_logging(false);
+        let database = Database::connect(options).await;
+        Self {
+            database: database.expect("the database accepts connections"),
+            objects,
+            grace,
+        }
+    }
+
+    /// Runs one statement; affected rows.
+    pub(crate) async fn sql(&self, statement: &str) -> u64 {
+        let result = self.database.execute_unprepared(statement).await;
+        result
+            .unwrap_or_else(|error| panic!("{statement}: {error}"))
+            .rows_affected()
+    }
+
+    /// Every original's row.
+    pub(crate) async fn originals(&self) -> Vec<original_images::Model> {
+        let rows = original_images::Entity::find().all(&self.database).await;
+        rows.expect("the table can be read")
+    }
+
+    /// Every image's row.
+    pub(crate) async fn images(&self) -> Vec<images::Model> {
+        let rows = images::Entity::find().all(&self.database).await;
+        rows.expect("the table can be read")
+    }
+
+    /// The one original of a content that is stored, if any.
+    pub(crate) async fn stored(&self, hash: &str) -> Option<original_images::Model> {
+        let rows = self.originals().await.into_iter();
+        let mut stored = rows.filter(|row| {
+            row.state == OriginalState::Stored && row.content_hash.to_string() == hash
+        });
+        let found = stored.next();
+        assert!(stored.next().is_none(), "two stored rows of {hash}");
+        found
+    }
+
+    /// Objects by key, with their lengths. Hapax's own objects (store id, probes) are left out.
+    pub(crate) async fn objects(&self) -> BTreeMap<String, u64> {
+        match &self.objects {
+            Objects::Folder(folder) => {
+                let mut found = BTreeMap::new();
+                walk(folder, folder, &mut found);
+                found.retain(|key, _| !key.starts_with(".hapax/"));
+                found
+            }
+            Objects::Bucket { name, prefix } => list(name, prefix).await,
+        }
+    }
+
+    /// How many objects there are.
+    pub(crate) async fn object_count(&self) -> usize {
+        self.objects().await.len()
+    }
+
+    /// Waits until nothing is left to do and nothing is wrong, or tells what is.
+    pub(crate) async fn rest(&self) {
+        let deadline = Instant::now() + REST_LIMIT;
+        loop {
+            let wrong = self.wrong().await;
+            if wrong.is_empty() {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "after {REST_LIMIT:?} there is still: {wrong:#?}"
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Puts an object into the store behind the server's back.
+    pub(crate) async fn plant_object(&self, key: &str, bytes: &[u8]) {
+        match &self.objects {
+            Objects::Folder(folder) => {
+                let path = folder.join(key);
+                let parent = path.parent().expect("a key has a folder");
+                std::fs::create_dir_all(parent).expect("the folder can be made");
+                std::fs::write(path, bytes).expect("the file can be written");
+            }
+            Objects::Bucket { name, .. } => {
+                let client = S3Server::shared().observer();
+                let put = client.put_object().bucket(name).key(key);
+                put.body(bytes.to_vec().into())
+                    .send()
+                    .await
+                    .expect("it is stored");
+            }
+        }
+    }
+
+    /// Reads an object behind the server's back.
+    pub(crate) async fn read_object(&self, key: &str) -> Vec<u8> {
+        match &self.objects {
+            Objects::Folder(folder) => std::fs::read(folder.join(key)).expect("it is there"),
+            Objects::Bucket { name, .. } => {
+                let client = S3Server::shared().observer();
+                let object = client.get_object().bucket(name).key(key).send().await;
+                let body = object.expect("the object is there").body.collect().await;
+                body.expect("it can be read").to_vec()
+            }
+        }
+    }
+
+    /// Takes an object out of the store behind the server's back.
+    pub(crate) async fn take_object(&self, key: &str) {
+        match &self.objects {
+            Objects::Folder(folder) => {
+                std::fs::remove_file(folder.join(key)).expect("the object is there");
+            }
+            Objects::Bucket { name, .. } => {
+                let client = S3Server::shared().observer();
+                let delete = client.delete_object().bucket(name).key(key);
+                delete.send().await.expect("it is deleted");
+            }
+        }
+    }
+
+    /// Everything that may not be at rest: open work, and broken invariants.
+    pub(crate) async fn wrong(&self) -> Vec<String> {
+        // Objects first: a row made in between has its object, an object made in between no complaint.
+        let mut objects = self.objects().await;
+        let originals = self.originals().await;
+        let images = self.images().await;
+        let mut live: HashMap<OriginalId, i64> = HashMap::new();
+        let mut wrong = Vec::new();
+        for image in images.iter().filter(|image| image.deleted_at.is_none()) {
+            match image.original_image_id {
+                Some(original) => *live.entry(original).or_default() += 1,
+                None if image.legacy => {}
+                None => wrong.push(format!("image {} is live without an original", image.id)),
+            }
+        }
+        let mut contents = HashMap::new();
+        for row in &originals {
+            if row.state != OriginalState::Stored {
+                let attempts = (row.attempts, &row.last_error);
+                wrong.push(format!("{} is {:?} {attempts:?}", row.s3_key, row.state));
+                continue;
+            }
+            let references = live.remove(&row.id).unwrap_or(0);
+            if row.reference_count != references {
+                let counted = row.reference_count;
+                wrong.push(format!(
+                    "{}: counts {counted}, has {references}",
+                    row.s3_key
+                ));
+            }
+            if row
+                .zero_since
+                .is_some_and(|since| since + self.grace < Utc::now())
+            {
+                wrong.push(format!("{} is unreferenced and past its grace", row.s3_key));
+            }
+            match objects.remove(&row.s3_key) {
+                Some(size) if size as i64 == row.file_size => {}
+                found => wrong.push(format!("{}: its object is {found:?}", row.s3_key)),
+            }
+            let content = (&row.scope, row.content_hash, row.file_size);
+            if let Some(other) = contents.insert(content, &row.s3_key) {
+                wrong.push(format!("{} and {other} hold the same content", row.s3_key));
+            }
+        }
+        wrong.extend(
+            live.keys()
+                .map(|id| format!("images point at {id}, which is not stored")),
+        );
+        wrong.extend(
+            objects
+                .keys()
+                .map(|key| format!("object {key} has no stored row")),
+        );
+        wrong
+    }
+
+    /// Reads every live image of a tenant back and hashes it again.
+    pub(crate) async fn read_back(&self, api: &Api, tenant: &str) {
+        let images = self.images().await.into_iter();
+        for image in images.filter(|image| image.tenant == tenant) {
+            if image.deleted_at.is_some() || image.legacy {
+                continue;
+            }
+            let reply = api.content(&image.id.to_string()).await.expect(200);
+            let hash = image.content_hash.map(|hash| hash.to_string());
+            assert_eq!(Some(sha256_hex(&reply.body)), hash, "image {}", image.id);
+        }
+    }
+}
+
+fn walk(root: &Path, folder: &Path, found: &mut BTreeMap<String, u64>) {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        // A file may go while the folder is read.
+        let Ok(metadata) = path.symlink_metadata() else {
+            continue;
+        };
+        if metadata.is_dir() {
+            walk(root, &path, found);
+        } else {
+            let key = path.strip_prefix(root).expect("it is below the root");
+            found.insert(key.to_string_lossy().into_owned(), metadata.len());
+        }
+    }
+}
+
+/// Every file below a folder.
+pub(crate) fn files_below(folder: &Path) -> Vec<String> {
+    let mut found = BTreeMap::new();
+    walk(folder, folder, &mut found);
+    found.into_keys().collect()
+}
+
+async fn list(bucket: &str, prefix: &str) -> BTreeMap<String, u64> {
+    let client = S3Server::shared().observer();
+    let mut pages = client
+        .list_objects_v2()
+        .bucket(bucket)
+        .prefix(format!("{prefix}/"))
+        .into_paginator()
+        .send();
+    let mut found = BTreeMap::new();
+    while let Some(page) = pages.next().await {
+        for object in page.expect("the bucket can be listed").contents() {
+            let key = object.key().unwrap_or_default().to_owned();
+            found.insert(key, object.size().unwrap_or(-1) as u64);
+        }
+    }
+    let own = format!("{prefix}/.hapax/");
+    found.retain(|key, _| !key.starts_with(&own));
+    found
+}

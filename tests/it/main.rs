@@ -1,0 +1,62 @@
+//! The capabilities of Hapax, shown on the real server binary: every case on SQLite with the local
+//! store, and again on PostgreSQL with S3.
+//!
+//! The binary starts what it needs by itself (a throw-away PostgreSQL cluster, an S3 server), and
+//! every case ends with the check of `harness::outside`: nothing lost, nothing leaked, no wrong count.
+
+mod harness;
+
+mod bad_bodies;
+mod commands;
+mod concurrency;
+mod content;
+mod counting;
+mod end_check;
+mod health;
+mod keys;
+mod lifecycle;
+mod listing;
+mod references;
+mod roundtrip;
+mod schedules;
+mod schedules_at_the_store;
+mod schema;
+mod shutdown;
+mod slow;
+mod uploads;
+mod webhooks;
+
+use std::process::ExitCode;
+
+use libtest_mimic::Arguments;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // A case mostly waits for its server; a few more than there are cores keep the cores busy.
+    arguments.test_threads.get_or_insert(4);
+    let mut cases = [
+        end_check::cases(),
+        schema::cases(),
+        commands::cases(),
+        health::cases(),
+        lifecycle::cases(),
+        uploads::cases(),
+        bad_bodies::cases(),
+        references::cases(),
+        listing::cases(),
+        content::cases(),
+        keys::cases(),
+        webhooks::cases(),
+        counting::cases(),
+        concurrency::cases(),
+        schedules::cases(),
+        schedules_at_the_store::cases(),
+        shutdown::cases(),
+        roundtrip::cases(),
+    ]
+    .concat();
+    if std::env::var_os("HAPAX_TEST_SLOW").is_some() {
+        cases.extend(slow::cases());
+    }
+    harness::run(&arguments, &cases)
+}
