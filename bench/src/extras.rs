@@ -1,0 +1,219 @@
+//! What is no comparison of rates: start, size, memory under large bodies, slow clients.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::bars::Bar;
+use crate::client::Traffic;
+use crate::contender::{Backend, Contender, Surroundings};
+use crate::load::{self, Until};
+use crate::summary::Spread;
+use crate::workload::Scale;
+
+const MIB: f64 = 1024.0 * 1024.0;
+/// Clients that send one byte a second.
+const SLOW_CLIENTS: usize = 2000;
+/// Bodies in flight at once while the memory is looked at, and how long each is.
+const LARGE_BODIES: u64 = 64;
+const LARGE_BYTES: u64 = 256 * 1024 * 1024;
+
+/// What was found; `None`: not looked at.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Extras {
+    /// From the start of the process on an existing database to the answer to its first upload.
+    pub(crate) start_to_upload_ms: Option<Spread>,
+    /// The program without symbols.
+    pub(crate) binary_mb: Option<f64>,
+    pub(crate) large_bodies: Option<LargeBodies>,
+    pub(crate) slow_clients: Option<SlowClients>,
+}
+
+/// Memory under many large bodies at once.
+#[derive(Debug, Serialize)]
+pub(crate) struct LargeBodies {
+    pub(crate) idle_mib: f64,
+    pub(crate) peak_mib: f64,
+}
+
+/// What clients that send one byte a second cost the others.
+#[derive(Debug, Serialize)]
+pub(crate) struct SlowClients {
+    pub(crate) throughput_before: f64,
+    pub(crate) throughput_beside: f64,
+    pub(crate) memory_before_mib: f64,
+    pub(crate) memory_beside_mib: f64,
+}
+
+/// What `--only` calls them.
+pub(crate) const NAMES: [&str; 3] = ["start", "large-bodies", "slow-clients"];
+
+impl Extras {
+    /// Looks at those that are wanted.
+    pub(crate) async fn measure(
+        surroundings: &Surroundings,
+        scale: Scale,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Self> {
+        let mut extras = Self::default();
+        if wanted("start") {
+            extras.binary_mb = binary_mb(&surroundings.hapax);
+            extras.start_to_upload_ms = start_to_upload(surroundings, scale).await?;
+        }
+        if wanted("large-bodies") && !scale.smoke {
+            extras.large_bodies = Some(large_bodies(surroundings).await?);
+        }
+        if wanted("slow-clients") {
+            extras.slow_clients = Some(slow_clients(surroundings, scale).await?);
+        }
+        Ok(extras)
+    }
+
+    /// The bars that these figures are for.
+    pub(crate) fn bars(&self) -> Vec<Bar> {
+        let bar = |what, bar, measured: Option<(String, bool)>| {
+            let (measured, met) = measured.unzip();
+            Bar {
+                what,
+                bar,
+                measured,
+                met,
+            }
+        };
+        vec![
+            bar(
+                "resident memory, 64 concurrent 256 MiB bodies",
+                "≤ 128 MiB above idle",
+                self.large_bodies.as_ref().map(|memory| {
+                    let more = memory.peak_mib - memory.idle_mib;
+                    (
+                        format!("{more:.0} MiB above {:.0} MiB", memory.idle_mib),
+                        more <= 128.0,
+                    )
+                }),
+            ),
+            bar(
+                "2000 connections trickling 1 byte a second",
+                "others lose < 10 %; ≤ 64 MiB more memory",
+                self.slow_clients.as_ref().map(|slow| {
+                    let loss = 1.0 - slow.throughput_beside / slow.throughput_before;
+                    let more = slow.memory_beside_mib - slow.memory_before_mib;
+                    let text = format!("{:.1} % less, {more:.0} MiB more", loss * 100.0);
+                    (text, loss < 0.1 && more <= 64.0)
+                }),
+            ),
+            bar(
+                "start-up to first upload, existing database",
+                "≤ 300 ms",
+                self.start_to_upload_ms.map(|time| {
+                    let Spread { median, min, max } = time;
+                    (
+                        format!("{median:.0} ms ({min:.0}–{max:.0})"),
+                        median <= 300.0,
+                    )
+                }),
+            ),
+            bar(
+                "release binary, stripped",
+                "≤ 60 MB",
+                self.binary_mb
+                    .map(|size| (format!("{size:.1} MB"), size <= 60.0)),
+            ),
+        ]
+    }
+}
+
+/// As the release profile strips it, also where this build kept its symbols for a profiler.
+fn binary_mb(program: &Path) -> Option<f64> {
+    let stripped = tempfile::NamedTempFile::new().ok()?;
+    let done = std::process::Command::new("strip")
+        .arg("-o")
+        .args([stripped.path(), program])
+        .status()
+        .is_ok_and(|status| status.success());
+    let measured = if done { stripped.path() } else { program };
+    Some(std::fs::metadata(measured).ok()?.len() as f64 / 1e6)
+}
+
+async fn start_to_upload(surroundings: &Surroundings, scale: Scale) -> Result<Option<Spread>> {
+    let folder = tempfile::tempdir_in(&surroundings.data)?;
+    let mut times = Vec::new();
+    // The first start makes the database and is not counted.
+    for _ in 0..=scale.rounds {
+        let began = Instant::now();
+        let (process, mut client) = surroundings.start_hapax_in(folder.path()).await?;
+        client.step().await?;
+        times.push(began.elapsed().as_secs_f64() * 1000.0);
+        drop(client);
+        process.stop().await?;
+    }
+    Ok(Spread::of(times.into_iter().skip(1)))
+}
+
+async fn large_bodies(surroundings: &Surroundings) -> Result<LargeBodies> {
+    let mut hapax = surroundings
+        .start(Contender::Hapax, Backend::SqliteLocal)
+        .await?;
+    hapax
+        .connect(LARGE_BODIES, Traffic::Duplicate, LARGE_BYTES)
+        .await?;
+    // Nothing was sent yet but by the start-up probe: this is the idle process.
+    let idle_mib = hapax.process.memory()? as f64 / MIB;
+    let observed = load::drive(&mut hapax.clients, Until::Requests(1)).await;
+    anyhow::ensure!(
+        observed.errors == 0,
+        "large bodies: {:?}",
+        observed.first_error
+    );
+    let peak_mib = hapax.process.peak_memory()? as f64 / MIB;
+    hapax.stop().await?;
+    Ok(LargeBodies { idle_mib, peak_mib })
+}
+
+async fn slow_clients(surroundings: &Surroundings, scale: Scale) -> Result<SlowClients> {
+    let mut hapax = surroundings
+        .start(Contender::Hapax, Backend::SqliteLocal)
+        .await?;
+    hapax.connect(32, Traffic::Duplicate, 100 * 1024).await?;
+    let until = Until::Time(Duration::from_secs_f64(scale.seconds * 2.0));
+    load::prepare(&mut hapax.clients, until).await?;
+    load::drive(&mut hapax.clients, until).await;
+    let throughput_before = load::drive(&mut hapax.clients, until).await.throughput();
+    let memory_before_mib = hapax.process.memory()? as f64 / MIB;
+    let address = hapax.process.address;
+    let mut slow = Vec::new();
+    for _ in 0..SLOW_CLIENTS {
+        let mut stream = TcpStream::connect(address).await.context("a slow client")?;
+        let head = format!(
+            "POST /v1/images HTTP/1.1\r\nHost: {address}\r\nContent-Type: image/jpeg\r\n\
+             Content-Length: 100000\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await?;
+        slow.push(stream);
+    }
+    let trickling = tokio::task::spawn_local(async move {
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            tick.tick().await;
+            for stream in &mut slow {
+                // One that was closed on is no longer slow.
+                let _ = stream.write_all(&[0xff]).await;
+            }
+        }
+    });
+    load::drive(&mut hapax.clients, Until::Time(Duration::from_secs(1))).await;
+    let throughput_beside = load::drive(&mut hapax.clients, until).await.throughput();
+    let memory_beside_mib = hapax.process.memory()? as f64 / MIB;
+    trickling.abort();
+    hapax.stop().await?;
+    Ok(SlowClients {
+        throughput_before,
+        throughput_beside,
+        memory_before_mib,
+        memory_beside_mib,
+    })
+}

@@ -1,0 +1,303 @@
+//! Hapax measured: `cargo run --release -p bench`, and nothing else to prepare.
+//!
+//! In reading order: [`workload`] says what is measured, [`contender`] starts who is measured,
+//! [`client`] and [`load`] send the load, [`measure`] takes turns and reads counters, [`summary`],
+//! [`bars`], [`report`] and [`plot`] tell. The baselines are [`floor`] and the program in `services/`.
+
+#![allow(missing_docs, reason = "a program: its items are nobody's interface")]
+
+mod bars;
+mod body;
+mod client;
+mod cluster;
+mod contender;
+mod extras;
+mod floor;
+mod load;
+mod machine;
+mod measure;
+mod plot;
+mod process;
+mod record;
+mod report;
+mod summary;
+mod wire;
+mod workload;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, Parser, Subcommand};
+
+use cluster::Cluster;
+use contender::{Backend, Contender, Surroundings};
+use extras::Extras;
+use machine::Machine;
+use report::Report;
+use workload::{ALL, Scale, Workload};
+
+/// Measures Hapax against what its work costs at the least, a naive service, and a peer.
+#[derive(Debug, Parser)]
+#[command(name = "bench", args_conflicts_with_subcommands = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: Run,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// What the benchmark starts itself as
+    #[command(hide = true)]
+    Floor {
+        #[command(subcommand)]
+        floor: floor::Floor,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// Show in a minute that everything works, and judge no time
+    #[arg(long)]
+    smoke: bool,
+    /// Only workloads whose name begins so; may be repeated
+    #[arg(long, value_name = "WORKLOAD")]
+    only: Vec<String>,
+    /// Rounds of every workload
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// Seconds of a round
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Where data folders are made; must be on a real disk, or fsync costs nothing
+    #[arg(long, value_name = "FOLDER")]
+    data: Option<PathBuf>,
+    /// Write everything measured to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write tables, pictures and figures into the repository's docs/
+    #[arg(long)]
+    record: bool,
+    /// Measure the programs as they were built last
+    #[arg(long)]
+    no_build: bool,
+    /// Name the workloads and end
+    #[arg(long)]
+    list: bool,
+    /// `cargo bench` passes it
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    let line = CommandLine::parse();
+    let done = match line.command {
+        Some(Command::Floor { floor }) => floor::run(floor).map(|()| true),
+        None => run(&line.run),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The load generator has one thread: the servers are to have the rest of the machine.
+fn run(arguments: &Run) -> Result<bool> {
+    if arguments.list {
+        ALL.iter()
+            .for_each(|workload| println!("{:<18} {}", workload.name, workload.title));
+        extras::NAMES.iter().for_each(|name| println!("{name}"));
+        return Ok(true);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let local = tokio::task::LocalSet::new();
+    runtime.block_on(local.run_until(measure_all(arguments)))
+}
+
+async fn measure_all(arguments: &Run) -> Result<bool> {
+    let programs = programs_folder()?;
+    if !arguments.no_build {
+        build()?;
+    }
+    let data = arguments
+        .data
+        .clone()
+        .unwrap_or_else(|| programs.join("../bench-data"));
+    std::fs::create_dir_all(&data)?;
+    let machine = Machine::describe(&data);
+    let scale = scale_of(arguments);
+    let wanted = |name: &str| {
+        arguments.only.is_empty() || arguments.only.iter().any(|start| name.starts_with(start))
+    };
+    let workloads: Vec<&Workload> = ALL
+        .iter()
+        .filter(|workload| wanted(workload.name))
+        .collect();
+    let any_extra = extras::NAMES.iter().any(|name| wanted(name));
+    ensure!(
+        !workloads.is_empty() || any_extra,
+        "no such workload: --list names them"
+    );
+    let mut left_out = Vec::new();
+    let cluster = start_cluster(&workloads, &mut left_out)?;
+    if contender::find_registry().is_none() {
+        left_out.push("the peer: `docker-registry` is not installed (Debian's package)".to_owned());
+    }
+    let (hapax, services) = (programs.join("hapax"), programs.join("bench-services"));
+    if !services.is_file() {
+        left_out.push("the naive service: `bench-services` is not built".to_owned());
+    }
+    left_out
+        .iter()
+        .for_each(|reason| eprintln!("left out: {reason}"));
+    let surroundings = Surroundings {
+        data: data.canonicalize()?,
+        hapax,
+        services,
+        cluster,
+    };
+    let mut lines = Vec::new();
+    for workload in workloads {
+        let contenders = measure::available(&surroundings, workload);
+        if contenders.is_empty() {
+            continue;
+        }
+        let line = measure::measure(&surroundings, workload, &contenders, scale).await?;
+        show_progress(&line);
+        lines.push(line);
+    }
+    let extras = Extras::measure(&surroundings, scale, wanted).await?;
+    let bars = if scale.smoke {
+        Vec::new()
+    } else {
+        bars::judge(&lines, &extras)
+    };
+    let command = std::iter::once("cargo run --release -p bench --".to_owned())
+        .chain(std::env::args().skip(1))
+        .collect::<Vec<_>>()
+        .join(" ");
+    let report = Report {
+        machine,
+        command,
+        scale,
+        left_out,
+        lines,
+        extras,
+        bars,
+    };
+    tell(&report, arguments)
+}
+
+fn scale_of(arguments: &Run) -> Scale {
+    match arguments.smoke {
+        true => Scale {
+            rounds: 1,
+            seconds: 0.3,
+            warm_up_seconds: 0.1,
+            smoke: true,
+        },
+        false => Scale {
+            rounds: usize::from(arguments.rounds),
+            seconds: arguments.seconds,
+            warm_up_seconds: 1.0,
+            smoke: false,
+        },
+    }
+}
+
+fn tell(report: &Report, arguments: &Run) -> Result<bool> {
+    println!("{}", report.markdown());
+    if let Some(file) = &arguments.json {
+        std::fs::write(file, serde_json::to_vec_pretty(report)?)
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    if arguments.record {
+        record::record(report, &workspace().join("docs"))?;
+    }
+    let failures = report.failures();
+    failures
+        .iter()
+        .for_each(|failure| eprintln!("failed: {failure}"));
+    Ok(failures.is_empty())
+}
+
+fn start_cluster(workloads: &[&Workload], left_out: &mut Vec<String>) -> Result<Option<Cluster>> {
+    if !workloads
+        .iter()
+        .any(|workload| workload.backend == Backend::PostgresS3)
+    {
+        return Ok(None);
+    }
+    let cluster = Cluster::start().context("PostgreSQL does not start")?;
+    if cluster.is_none() {
+        left_out.push("PostgreSQL + S3: no PostgreSQL server is installed".to_owned());
+    }
+    Ok(cluster)
+}
+
+fn show_progress(line: &measure::Line) {
+    for measured in &line.measured {
+        let median = measured
+            .spread(summary::THROUGHPUT)
+            .map_or(0.0, |spread| spread.median);
+        let own = summary::Spread::of(measured.rounds.iter().map(|round| round.load_generator_cpu));
+        let busy = own.map_or(0.0, |share| share.median * 100.0);
+        let name = measured.contender.name();
+        eprintln!(
+            "{:<18} {name:<16} {median:>10.1}/s   load generator {busy:.0} %",
+            line.workload.name
+        );
+    }
+    if line
+        .of(Contender::Hapax)
+        .is_some_and(|hapax| hapax.errors() > 0)
+    {
+        eprintln!("{:<18} Hapax answered with errors", line.workload.name);
+    }
+}
+
+/// The repository this program was built in.
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Where cargo puts the programs: this one is there.
+fn programs_folder() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let folder = own.parent().context("a program is in a folder")?;
+    // Under `cargo bench` it is one deeper.
+    let folder = if folder.ends_with("deps") {
+        folder.parent().unwrap_or(folder)
+    } else {
+        folder
+    };
+    Ok(folder.to_owned())
+}
+
+/// Builds the product as it is released. The benchmark is named too: with the same set of packages,
+/// cargo keeps what it has built.
+fn build() -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let built = std::process::Command::new(cargo)
+        .args([
+            "build",
+            "--release",
+            "--quiet",
+            "-p",
+            "hapax",
+            "-p",
+            "bench",
+        ])
+        .current_dir(workspace())
+        .status()?;
+    ensure!(built.success(), "the release build failed");
+    Ok(())
+}
