@@ -42,11 +42,6 @@ pub fn value(backend: DbBackend, time: DateTime<Utc>) -> Value {
     }
 }
 
-/// The expression as text, for a hand-written statement.
-pub fn now_sql(backend: DbBackend) -> String {
-    shifted_sql(backend, '+', Duration::ZERO)
-}
-
 fn shifted(backend: DbBackend, sign: char, by: Duration) -> Expr {
     Expr::cust(shifted_sql(backend, sign, by))
 }

@@ -57,11 +57,6 @@ impl LedgerError {
     pub(crate) fn stopping() -> Self {
         Self::Unavailable(DbErr::Custom("the server is stopping".to_owned()))
     }
-
-    /// Whether the same call may work later, and a write may have taken effect.
-    pub fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
-    }
 }
 
 fn sqlx_error(error: &DbErr) -> Option<&SqlxError> {

@@ -64,14 +64,6 @@ impl StoreError {
         }
     }
 
-    /// Whether the same call would fail again however long one waits.
-    pub fn is_permanent(&self) -> bool {
-        match self.kind {
-            StoreErrorKind::NotFound | StoreErrorKind::Refused | StoreErrorKind::Damaged => true,
-            StoreErrorKind::Throttled | StoreErrorKind::Unknown => false,
-        }
-    }
-
     /// Whether the store said that there is no such object.
     pub fn is_not_found(&self) -> bool {
         self.kind == StoreErrorKind::NotFound
