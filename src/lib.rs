@@ -47,6 +47,7 @@ pub mod ledger;
 pub mod logging;
 pub mod metrics;
 pub mod reap;
+mod seams;
 pub mod service;
 pub mod sniff;
 pub mod spool;

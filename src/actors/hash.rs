@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use super::Drain;
 use crate::actors::dedup::ResolveUpload;
 use crate::config::UploadConfig;
+use crate::seams::{Point, reach};
 use crate::spool::Spool;
 use crate::upload::{BodyEvent, HashedUpload, StoredUpload, UploadError, UploadRequest};
 
@@ -66,6 +67,7 @@ impl Handler<HashUpload> for HashActor {
         let dedup = self.dedup.clone();
         let task = actix::spawn(self.in_flight.track_future(async move {
             let hashed = intake.take_in(upload.request, upload.body).await?;
+            reach(Point::BodyHashed, || hashed.files[0].digest).await;
             resolve(&dedup, hashed).await
         }));
         // Dropping a task's handle lets the task go on.

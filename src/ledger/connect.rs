@@ -27,8 +27,8 @@ impl Ledger {
         }
         let pool = connect_postgres(config, config.max_connections).await?;
         Ok(Self {
-            writer: pool.clone(),
-            reader: pool,
+            writer: pool.clone().into(),
+            reader: pool.into(),
             backend: DbBackend::Postgres,
         })
     }
@@ -63,8 +63,8 @@ impl Ledger {
             false => open_sqlite(config, config.max_connections, true).await?,
         };
         Ok(Self {
-            writer,
-            reader,
+            writer: writer.into(),
+            reader: reader.into(),
             backend: DbBackend::Sqlite,
         })
     }

@@ -21,10 +21,9 @@ mod store_meta;
 pub(crate) mod testing;
 pub mod verify;
 
-use sea_orm::{
-    DatabaseConnection, DatabaseTransaction, DbBackend, SqliteTransactionMode, TransactionOptions,
-    TransactionTrait,
-};
+#[cfg(not(feature = "seams"))]
+use sea_orm::TransactionTrait;
+use sea_orm::{DbBackend, SqliteTransactionMode, TransactionOptions};
 
 pub(crate) use connect::sqlite_file;
 pub use error::LedgerError;
@@ -32,13 +31,15 @@ pub use images::{ImageWithOriginal, ListCursor};
 pub use originals::OriginalView;
 pub use stats::{OriginalsObservation, Stats};
 
+use crate::seams::{Connection, Transaction};
+
 /// Both pools of one database; a cheap clone.
 #[derive(Debug, Clone)]
 pub struct Ledger {
     /// Every write goes here. On SQLite this pool holds the one writer.
-    pub(crate) writer: DatabaseConnection,
+    pub(crate) writer: Connection,
     /// Reads that decide nothing.
-    pub(crate) reader: DatabaseConnection,
+    pub(crate) reader: Connection,
     pub(crate) backend: DbBackend,
 }
 
@@ -50,7 +51,7 @@ impl Ledger {
 
     /// Begins a write transaction. On SQLite it takes the write lock at once: a transaction that
     /// reads first and writes later could be refused half-way.
-    pub(crate) async fn begin(&self) -> Result<DatabaseTransaction, LedgerError> {
+    pub(crate) async fn begin(&self) -> Result<Transaction, LedgerError> {
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()

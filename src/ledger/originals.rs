@@ -6,6 +6,7 @@ use sea_orm::sea_query::Expr;
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 
 use super::{Ledger, LedgerError, clock};
+use crate::seams::{Point, reach};
 
 /// An original as one tenant sees it.
 #[derive(Debug)]
@@ -40,6 +41,7 @@ impl Ledger {
     /// # Errors
     /// The database did not answer.
     pub async fn mark_damaged(&self, id: OriginalId, s3_key: &str) -> Result<bool, LedgerError> {
+        reach(Point::DamageSeen, || s3_key).await;
         let now = clock::now(self.backend);
         let marked = Entity::update_many()
             .col_expr(Column::DamagedAt, now.clone())

@@ -13,6 +13,7 @@ use sea_orm::{
 };
 
 use super::{Ledger, LedgerError, clock};
+use crate::seams::{Point, reach};
 
 /// A `deleting` row in the hands of one reaper.
 #[derive(Debug, Clone, FromQueryResult)]
@@ -112,6 +113,7 @@ impl Ledger {
             transaction.rollback().await?;
             return Ok(ClaimedOriginals::default());
         }
+        reach(Point::UnreferencedLocked, || candidates.len()).await;
         let references = Query::select()
             .expr(Expr::val(1))
             .from(images::Entity)
@@ -142,6 +144,7 @@ impl Ledger {
                 .await?;
         }
         transaction.commit().await?;
+        reach(Point::UnreferencedClaimed, || claimed.len()).await;
         Ok(ClaimedOriginals {
             claimed,
             miscounted,

@@ -18,9 +18,9 @@ pub(crate) async fn ledger() -> (Ledger, TempDir) {
         .await
         .expect("every migration");
     let ledger = Ledger {
-        writer: database.clone(),
+        writer: database.clone().into(),
         backend: database.get_database_backend(),
-        reader: database,
+        reader: database.into(),
     };
     (ledger, folder)
 }

@@ -7,11 +7,11 @@ use chrono::{DateTime, Utc};
 use entity::{ContentDigest, OriginalId, images, original_images, original_images::OriginalState};
 use sea_orm::sea_query::{Expr, ExprTrait, Func, Order, Query, SelectStatement};
 use sea_orm::{
-    ColumnTrait, DatabaseConnection, DbBackend, EntityTrait, FromQueryResult, PaginatorTrait,
-    QueryFilter, QuerySelect,
+    ColumnTrait, DbBackend, EntityTrait, FromQueryResult, PaginatorTrait, QueryFilter, QuerySelect,
 };
 
 use super::{Ledger, LedgerError, clock};
+use crate::seams::Connection;
 
 /// An original as a comparison with its object needs it.
 #[derive(Debug, Clone, PartialEq, Eq, FromQueryResult)]
@@ -217,7 +217,7 @@ impl Ledger {
     }
 
     /// Where a read sees every commit. SQLite's readers do, and its one writer has better things to do.
-    fn primary(&self) -> &DatabaseConnection {
+    fn primary(&self) -> &Connection {
         match self.backend {
             DbBackend::Sqlite => &self.reader,
             _ => &self.writer,

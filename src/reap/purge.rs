@@ -9,6 +9,7 @@ use crate::actors::blob::{BlobActor, DeleteBlobs};
 use crate::ledger::reap::CondemnedOriginal;
 use crate::ledger::{Ledger, LedgerError};
 use crate::metrics::METRICS;
+use crate::seams::{Point, reach};
 
 /// The longest pause between two attempts at a key that cannot be deleted (rule R11).
 const MAX_BACKOFF: Duration = Duration::from_secs(60 * 60);
@@ -41,6 +42,7 @@ impl Purger {
     /// The database did not answer: the rows come up again, and deleting again is safe.
     pub async fn purge(&self, rows: Vec<CondemnedOriginal>) -> Result<PurgeReport, LedgerError> {
         let mut report = PurgeReport::default();
+        reach(Point::CondemnedTaken, || rows.len()).await;
         let keys = rows.iter().map(|row| row.s3_key.clone()).collect();
         let results = match self.blobs.send(DeleteBlobs { keys }).await {
             Ok(results) => results,
@@ -53,6 +55,7 @@ impl Purger {
                 .collect(),
             Err(error) => vec![Err(error.to_string()); rows.len()],
         };
+        reach(Point::ObjectsDeleted, || rows.len()).await;
         let (mut gone, mut early) = (Vec::new(), Vec::new());
         for (row, result) in rows.into_iter().zip(results) {
             match result {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{BlobStore, LocalStore, MeteredStore, S3Store, StoreError};
 use crate::config::{StorageBackend, StorageConfig};
+use crate::seams::tap_store;
 
 /// Opens the configured store, with metrics. The local one makes its directories here; S3 is not
 /// contacted yet (see [`BlobStore::probe`]).
@@ -15,7 +16,7 @@ pub async fn open(config: &StorageConfig) -> Result<Arc<dyn BlobStore>, StoreErr
         StorageBackend::Local => Arc::new(LocalStore::open(&config.local.path)?),
         StorageBackend::S3 => Arc::new(S3Store::open(&config.s3).await?),
     };
-    Ok(Arc::new(MeteredStore::new(store)))
+    Ok(Arc::new(MeteredStore::new(tap_store(store))))
 }
 
 #[cfg(test)]

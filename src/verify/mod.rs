@@ -19,6 +19,7 @@ use entity::OriginalId;
 use crate::ledger::verify::{CountedOriginal, Recount};
 use crate::ledger::{Ledger, LedgerError};
 use crate::metrics::METRICS;
+use crate::seams::{Point, reach};
 use crate::store::{BlobStore, ListedBlob, StoreError};
 
 use merge::{Pairing, pair};
@@ -108,6 +109,7 @@ impl Verification<'_> {
         let mut after: Option<String> = None;
         loop {
             let page = self.store.list(after.as_deref()).await?;
+            reach(Point::ObjectsListed, || page.blobs.len()).await;
             self.summary.objects += page.blobs.len() as u64;
             self.compare_page(after.as_deref(), page.next.as_deref(), &page.blobs)
                 .await?;

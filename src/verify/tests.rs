@@ -8,13 +8,14 @@ use bytes::Bytes;
 use chrono::DateTime;
 use entity::ContentDigest;
 use futures::StreamExt;
-use sea_orm::{ConnectionTrait, DatabaseConnection};
+use sea_orm::ConnectionTrait;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::*;
 use crate::ledger::testing;
+use crate::seams::Connection;
 use crate::spool::SpooledBody;
 use crate::store::{BlobPage, BlobStream, StorageKey, StoreCapabilities, StoreErrorKind};
 
@@ -28,7 +29,7 @@ struct Shelf {
     unreadable: Mutex<Option<String>>,
     after_list: Mutex<Option<AfterList>>,
     /// A statement that somebody else commits just before an object is asked for.
-    before_stat: Mutex<Option<(DatabaseConnection, String)>>,
+    before_stat: Mutex<Option<(Connection, String)>>,
     page_size: usize,
     store_id: Mutex<Option<Uuid>>,
 }

@@ -17,6 +17,7 @@ use crate::ledger::batch::Outcome;
 use crate::ledger::pending::NewGeneration;
 use crate::ledger::{Ledger, LedgerError};
 use crate::metrics::METRICS;
+use crate::seams::{Point, reach};
 use crate::store::BlobStore;
 use crate::upload::{Disposition, HashedUpload, Scoping, StoredUpload, UploadError};
 
@@ -98,7 +99,10 @@ impl Resolver {
         let outcome = loop {
             let looked_at = interest.landed();
             let missing = match self.commit(&job).await {
-                Ok(Outcome::Missing { contents }) => contents,
+                Ok(Outcome::Missing { contents }) => {
+                    reach(Point::ContentMissing, || job.contents[0].key.1).await;
+                    contents
+                }
                 other => break other,
             };
             if self.abandon(&mut job, &missing, "the lease was lost").await {
@@ -177,6 +181,7 @@ impl Resolver {
             .announce(generations.clone())
             .await
             .map_err(|error| UploadError::from(&*error))?;
+        reach(Point::IntentCommitted, || &generations[0].s3_key).await;
         let puts = missing.iter().zip(&generations).map(|(index, generation)| {
             self.blobs.send(WriteBlob {
                 key: generation.s3_key.clone(),
@@ -190,7 +195,10 @@ impl Resolver {
         let answers = join_all(puts).await;
         for ((index, generation), answer) in missing.iter().zip(generations).zip(answers) {
             match answer {
-                Ok(Ok(_)) => job.contents[*index].written = Some(generation),
+                Ok(Ok(_)) => {
+                    reach(Point::ObjectWritten, || &generation.s3_key).await;
+                    job.contents[*index].written = Some(generation);
+                }
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "a write failed; its generation is given up");
                     self.give_up(&generation, &error.to_string()).await;

@@ -6,12 +6,13 @@ use chrono::{DateTime, Utc};
 use entity::{ContentDigest, ImageId, OriginalId, images, original_images, webhook_events};
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, EntityTrait,
-    QueryFilter, QueryOrder, QuerySelect,
+    ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryFilter,
+    QueryOrder, QuerySelect,
 };
 
 use super::{Operation, Run};
 use crate::ledger::clock;
+use crate::seams::Transaction;
 use crate::upload::ContentRef;
 
 /// What the batch's transaction sees. Originals are locked; images are not (lock order: originals
@@ -30,7 +31,7 @@ pub(super) struct Seen {
 }
 
 pub(super) async fn look(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     backend: DbBackend,
     operations: &[Operation],
     run: Run,
@@ -57,10 +58,7 @@ pub(super) async fn look(
     Ok(seen)
 }
 
-async fn read_clock(
-    transaction: &DatabaseTransaction,
-    backend: DbBackend,
-) -> Result<DateTime<Utc>, DbErr> {
+async fn read_clock(transaction: &Transaction, backend: DbBackend) -> Result<DateTime<Utc>, DbErr> {
     let query = Query::select().expr(clock::now(backend)).take();
     let row = transaction.query_one(&query).await?;
     row.ok_or_else(|| DbErr::RecordNotFound("the time".to_owned()))?
@@ -69,7 +67,7 @@ async fn read_clock(
 
 /// Images that are to be deleted, and those that an earlier run or request may have made.
 async fn read_images(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     operations: &[Operation],
     run: Run,
 ) -> Result<HashMap<ImageId, images::Model>, DbErr> {
@@ -101,7 +99,7 @@ async fn read_images(
 }
 
 async fn read_receipts(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     operations: &[Operation],
 ) -> Result<HashMap<(String, String), serde_json::Value>, DbErr> {
     let mut deliveries = Condition::any();
@@ -156,7 +154,7 @@ fn named_originals(operations: &[Operation]) -> BTreeSet<OriginalId> {
 
 /// Ids of the stored rows of all contents that operations name by digest.
 async fn resolve_contents(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     operations: &[Operation],
 ) -> Result<Vec<OriginalId>, DbErr> {
     let mut wanted: BTreeMap<&str, BTreeSet<ContentDigest>> = BTreeMap::new();
@@ -197,7 +195,7 @@ async fn resolve_contents(
 
 /// Locks by id alone and reads what is there once the lock is held: the state decides in the plan.
 async fn lock_originals(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     ids: BTreeSet<OriginalId>,
 ) -> Result<HashMap<OriginalId, original_images::Model>, DbErr> {
     if ids.is_empty() {
@@ -216,7 +214,7 @@ async fn lock_originals(
 }
 
 async fn read_held(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     operations: &[Operation],
     seen: &mut Seen,
 ) -> Result<(), DbErr> {

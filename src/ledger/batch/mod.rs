@@ -21,6 +21,7 @@ pub use operation::{
 };
 
 use super::{Ledger, LedgerError};
+use crate::seams::{Point, reach};
 
 /// How often a batch may have been run before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,10 +48,13 @@ impl Ledger {
     ) -> Result<Vec<Outcome>, LedgerError> {
         let transaction = self.begin().await?;
         let seen = look::look(&transaction, self.backend, operations, run).await?;
+        reach(Point::BatchLooked, || operations.len()).await;
         let mut plan = plan::plan(operations, seen, grace_period)?;
         write::write(&transaction, self.backend, &plan).await?;
         write::count_own_references(&transaction, operations, &mut plan).await?;
+        reach(Point::BatchWritten, || operations.len()).await;
         transaction.commit().await?;
+        reach(Point::BatchCommitted, || operations.len()).await;
         Ok(plan.outcomes)
     }
 }

@@ -5,13 +5,14 @@ use entity::original_images::{Column, OriginalState};
 use entity::{OriginalId, images, original_images, webhook_events};
 use sea_orm::sea_query::{Expr, OnConflict, Query};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, EntityTrait, PaginatorTrait,
-    QueryFilter, Statement, Value,
+    ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, PaginatorTrait, QueryFilter, Statement,
+    Value,
 };
 
 use super::operation::{Operation, Outcome};
 use super::plan::{Heal, Plan};
 use crate::ledger::{LedgerError, clock};
+use crate::seams::Transaction;
 use crate::upload::ReleasedImage;
 
 /// Rows in one INSERT: 14 values each, below SQLite's 32766 variables a statement.
@@ -32,7 +33,7 @@ const IMAGE_COLUMNS: [images::Column; 10] = [
 
 /// Lock order everywhere: originals, then images.
 pub(super) async fn write(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     backend: DbBackend,
     plan: &Plan,
 ) -> Result<(), LedgerError> {
@@ -48,7 +49,7 @@ pub(super) async fn write(
 }
 
 async fn discard(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     backend: DbBackend,
     plan: &Plan,
 ) -> Result<(), LedgerError> {
@@ -73,7 +74,7 @@ async fn discard(
 /// The PUT answered 2xx and there is exactly one per key, so none can still land: `put_deadline` is
 /// now. The count starts at 0; the images of this batch raise it.
 async fn promote(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     backend: DbBackend,
     plan: &Plan,
 ) -> Result<(), LedgerError> {
@@ -100,7 +101,7 @@ async fn promote(
 /// Gives a damaged row the object of a pending row, and the pending row the damaged object to
 /// delete. Keys are unique, so one of them steps aside for a moment.
 async fn exchange_keys(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     backend: DbBackend,
     plan: &Plan,
     heal: &Heal,
@@ -146,7 +147,7 @@ async fn exchange_keys(
 
 /// One UPDATE for all counts, relative to what is there.
 async fn change_counts(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     backend: DbBackend,
     plan: &Plan,
 ) -> Result<(), LedgerError> {
@@ -175,7 +176,7 @@ async fn change_counts(
 }
 
 async fn insert_images(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     backend: DbBackend,
     plan: &Plan,
 ) -> Result<(), LedgerError> {
@@ -214,7 +215,7 @@ fn image_values(backend: DbBackend, image: &images::Model) -> [Expr; 10] {
 }
 
 async fn release_images(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     backend: DbBackend,
     plan: &Plan,
 ) -> Result<(), LedgerError> {
@@ -239,7 +240,7 @@ async fn release_images(
 }
 
 async fn insert_receipts(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     backend: DbBackend,
     plan: &Plan,
 ) -> Result<(), LedgerError> {
@@ -267,7 +268,7 @@ async fn insert_receipts(
 
 /// In the global scope a row's count is everybody's; a tenant is told only its own.
 pub(super) async fn count_own_references(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     operations: &[Operation],
     plan: &mut Plan,
 ) -> Result<(), LedgerError> {
@@ -299,7 +300,7 @@ pub(super) async fn count_own_references(
     Ok(())
 }
 
-async fn is_shared(transaction: &DatabaseTransaction, id: OriginalId) -> Result<bool, LedgerError> {
+async fn is_shared(transaction: &Transaction, id: OriginalId) -> Result<bool, LedgerError> {
     let shared = original_images::Entity::find_by_id(id)
         .filter(Column::Scope.eq(""))
         .count(transaction)
