@@ -21,6 +21,8 @@ mod roundtrip;
 mod schedules;
 mod schedules_at_the_store;
 mod schema;
+#[cfg(feature = "seams")]
+mod seams;
 mod shutdown;
 mod slow;
 mod uploads;
@@ -55,6 +57,8 @@ fn main() -> ExitCode {
         roundtrip::cases(),
     ]
     .concat();
+    #[cfg(feature = "seams")]
+    cases.extend(seams::cases());
     if std::env::var_os("HAPAX_TEST_SLOW").is_some() {
         cases.extend(slow::cases());
     }

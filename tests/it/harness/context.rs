@@ -10,6 +10,8 @@ use super::gate::{Action, Gate, Hold, Operation};
 use super::outside::{Objects, Outside, files_below};
 use super::postgres::Cluster;
 use super::s3::S3Server;
+#[cfg(feature = "seams")]
+use super::seams::SeamControl;
 use super::server::{self, Output, Server, Settings};
 use super::{Backend, Case};
 
@@ -108,6 +110,14 @@ impl Context {
     /// Sets `HAPAX__{name}` for servers and commands started from now on.
     pub(crate) fn set(&mut self, name: &str, value: &(impl ToString + ?Sized)) {
         self.settings.insert(name.to_owned(), value.to_string());
+    }
+
+    /// Listens to what servers and commands started from now on are about to do.
+    #[cfg(feature = "seams")]
+    pub(crate) fn seams(&mut self) -> SeamControl {
+        let control = SeamControl::bind(self.folder.path());
+        self.set("SEAMS", &control.socket().display());
+        control
     }
 
     /// Keeps unreferenced originals for so long.

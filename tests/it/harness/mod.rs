@@ -8,6 +8,8 @@ mod outside;
 mod postgres;
 mod raw;
 mod s3;
+#[cfg(feature = "seams")]
+mod seams;
 mod server;
 
 use std::cell::RefCell;
@@ -26,6 +28,8 @@ pub(crate) use gate::{Action, Hold, Operation};
 pub(crate) use images::{Dice, distinct_bytes, real_image, seeded_bytes, sha256_hex, small_png};
 pub(crate) use outside::{LEGACY_URL, Outside};
 pub(crate) use raw::{RawConnection, multipart_body};
+#[cfg(feature = "seams")]
+pub(crate) use seams::{Event, Filter, Times, Verdict};
 pub(crate) use server::Server;
 
 /// Where rows and bytes are while a case runs.

@@ -17,7 +17,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(45);
 /// How long a command may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(120);
 
-/// Settings by the last part of their environment names: `CLEANUP__INTERVAL` → `200ms`.
+/// Settings by the last part of their environment names: `CLEANUP__INTERVAL` → `200ms`. What begins
+/// with `SEAMS` goes into `HAPAX_SEAMS…`.
 pub(crate) type Settings = BTreeMap<String, String>;
 
 /// A running `hapax serve`; killed when dropped.
@@ -71,7 +72,11 @@ fn hapax(settings: &Settings, folder: &Path) -> Command {
         }
     }
     for (name, value) in settings {
-        command.env(format!("HAPAX__{name}"), value);
+        // What steers the seams is no setting of the product.
+        match name.starts_with("SEAMS") {
+            true => command.env(format!("HAPAX_{name}"), value),
+            false => command.env(format!("HAPAX__{name}"), value),
+        };
     }
     command
 }
