@@ -6,6 +6,7 @@
 //! begun, is never interrupted; waiting always is. A round that says there is more is followed by
 //! the next at once.
 
+use std::any::type_name;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
@@ -13,6 +14,7 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 
 use super::Drain;
+use crate::seams::{Point, reach};
 
 /// How long nobody must have nudged before a round begins.
 const QUIET: Duration = Duration::from_millis(100);
@@ -104,7 +106,10 @@ impl<W: Work> Background<W> {
         self.nudged = None;
         self.running = true;
         let work = self.work.clone();
-        let round = async move { work.round().await };
+        let round = async move {
+            reach(Point::RoundBegins, type_name::<W>).await;
+            work.round().await
+        };
         ctx.spawn(round.into_actor(self).map(Self::ended));
     }
 

@@ -39,6 +39,8 @@ pub(crate) enum Point {
     BatchWritten,
     /// A batch is committed; nobody was answered. Detail: operations.
     BatchCommitted,
+    /// A background actor begins a round. Detail: the type of its work, like `…::LeaseReaper`.
+    RoundBegins,
     /// A reaper has locked unreferenced rows; it has not claimed them. Detail: rows.
     UnreferencedLocked,
     /// A reaper's claim is committed; no object is deleted. Detail: rows.

@@ -25,6 +25,8 @@ mod schema;
 mod seams;
 mod shutdown;
 mod slow;
+#[cfg(feature = "seams")]
+mod sweep;
 mod uploads;
 mod webhooks;
 
@@ -58,9 +60,12 @@ fn main() -> ExitCode {
     ]
     .concat();
     #[cfg(feature = "seams")]
-    cases.extend(seams::cases());
+    cases.extend([seams::cases(), sweep::cases()].concat());
     if std::env::var_os("HAPAX_TEST_SLOW").is_some() {
         cases.extend(slow::cases());
     }
-    harness::run(&arguments, &cases)
+    let exit_code = harness::run(&arguments, &cases);
+    #[cfg(feature = "seams")]
+    sweep::summary();
+    exit_code
 }

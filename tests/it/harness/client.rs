@@ -201,6 +201,16 @@ impl Api {
         metadata: Option<&str>,
         headers: &[(&str, &str)],
     ) -> Reply {
+        let request = self.files_request(files, metadata);
+        self.send(with_headers(request, headers)).await
+    }
+
+    /// The multipart request for these files.
+    pub(crate) fn files_request(
+        &self,
+        files: &[FilePart],
+        metadata: Option<&str>,
+    ) -> RequestBuilder {
         let mut form = Form::new();
         if let Some(metadata) = metadata {
             form = form.text("metadata", metadata.to_owned());
@@ -211,8 +221,7 @@ impl Api {
                 .file_name(file.filename.clone());
             form = form.part(file.field, part);
         }
-        let request = self.request(Method::POST, "/v1/images").multipart(form);
-        self.send(with_headers(request, headers)).await
+        self.request(Method::POST, "/v1/images").multipart(form)
     }
 }
 

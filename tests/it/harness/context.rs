@@ -282,6 +282,13 @@ impl Context {
         self.gate().arm(&self.bucket, operation, times, action)
     }
 
+    /// As [`Context::arm`] for the next call, from another task.
+    #[cfg(feature = "seams")]
+    pub(crate) fn armourer(&self) -> impl Fn(Operation, Action) -> Hold + Send + 'static {
+        let bucket = self.bucket.clone();
+        move |operation, action| S3Server::shared().gate.arm(&bucket, operation, 1, action)
+    }
+
     /// S3 calls go through again.
     pub(crate) fn disarm(&self) {
         self.gate().disarm(&self.bucket);
@@ -355,10 +362,11 @@ impl Context {
         }
     }
 
-    /// The last lines of every server's log.
+    /// The last lines of the last servers' logs.
     pub(crate) fn logs(&self) -> String {
         let mut text = String::new();
-        for server in &self.servers {
+        // A case that kills many has little to say of the first.
+        for server in self.servers.iter().rev().take(4).rev() {
             let log = std::fs::read_to_string(&server.log).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
             let tail = lines[lines.len().saturating_sub(60)..].join("\n");

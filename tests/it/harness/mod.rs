@@ -29,8 +29,8 @@ pub(crate) use images::{Dice, distinct_bytes, real_image, seeded_bytes, sha256_h
 pub(crate) use outside::{LEGACY_URL, Outside};
 pub(crate) use raw::{RawConnection, multipart_body};
 #[cfg(feature = "seams")]
-pub(crate) use seams::{Event, Filter, Times, Verdict};
-pub(crate) use server::Server;
+pub(crate) use seams::{Event, Filter, Held, SeamControl, Times, Verdict};
+pub(crate) use server::{Output, Server};
 
 /// Where rows and bytes are while a case runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,7 +180,8 @@ fn run_case(case: Case) -> Result<(), Failed> {
     })
 }
 
-fn panic_text() -> String {
+/// What the last panic of this thread said.
+pub(crate) fn panic_text() -> String {
     LAST_PANIC
         .with_borrow_mut(Option::take)
         .unwrap_or_else(|| "panicked on another thread".to_owned())

@@ -9,6 +9,8 @@ use chrono::Utc;
 use entity::original_images::OriginalState;
 use entity::{OriginalId, images, original_images};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, EntityTrait};
+#[cfg(feature = "seams")]
+use sea_orm::{DbBackend, Statement};
 
 use super::client::Api;
 use super::images::sha256_hex;
@@ -164,6 +166,62 @@ impl Outside {
                 delete.send().await.expect("it is deleted");
             }
         }
+    }
+
+    /// Two hours pass for everything that waits: leases and put deadlines are over, what was put off
+    /// is due. Rows, not clocks, are moved, and rules R7 and R8 compare only those two. No PUT may be
+    /// on its way.
+    #[cfg(feature = "seams")]
+    pub(crate) async fn let_time_pass(&self) {
+        self.move_back(&["lease_until", "put_deadline", "next_try"])
+            .await;
+    }
+
+    /// Two hours pass for leases alone.
+    #[cfg(feature = "seams")]
+    pub(crate) async fn let_leases_run_out(&self) {
+        self.move_back(&["lease_until"]).await;
+    }
+
+    #[cfg(feature = "seams")]
+    async fn move_back(&self, columns: &[&str]) {
+        let earlier = |column: &&str| match self.database.get_database_backend() {
+            DbBackend::Sqlite => {
+                format!("{column} = strftime('%Y-%m-%dT%H:%M:%f+00:00', {column}, '-2 hours')")
+            }
+            _ => format!("{column} = {column} - interval '2 hours'"),
+        };
+        let changes: Vec<String> = columns.iter().map(earlier).collect();
+        self.sql(&format!(
+            "UPDATE original_images SET {} WHERE state <> 'stored'",
+            changes.join(", ")
+        ))
+        .await;
+    }
+
+    /// What may never be, not even between two calls of a server: a wrong count (I4), or an object
+    /// without a row (I2).
+    #[cfg(feature = "seams")]
+    pub(crate) async fn unsound(&self) -> Vec<String> {
+        let mut objects = self.objects().await;
+        let miscounted = Statement::from_string(
+            self.database.get_database_backend(),
+            "SELECT s3_key FROM original_images WHERE reference_count <> (
+                SELECT count(*) FROM images WHERE original_image_id = original_images.id)",
+        );
+        let rows = self.database.query_all_raw(miscounted).await;
+        let rows = rows.expect("the tables can be read").into_iter();
+        let mut unsound: Vec<String> = rows
+            .map(|row| {
+                let key: String = row.try_get_by_index(0).expect("a key");
+                format!("{key} is miscounted")
+            })
+            .collect();
+        for row in self.originals().await {
+            objects.remove(&row.s3_key);
+        }
+        unsound.extend(objects.keys().map(|key| format!("object {key} has no row")));
+        unsound
     }
 
     /// Everything that may not be at rest: open work, and broken invariants.

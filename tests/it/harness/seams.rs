@@ -184,7 +184,7 @@ impl SeamControl {
     }
 
     /// From now on, `times` of the events that match are answered by `verdict`. Of several rules for
-    /// one event the first decides.
+    /// one event the first decides, and the others do not count it.
     pub(crate) fn decide(&self, filter: Filter, times: Times, verdict: Verdict) {
         self.shared
             .lock()
@@ -241,13 +241,21 @@ pub(crate) struct Held {
 impl Held {
     /// Returns once `events` events wait, with them.
     pub(crate) async fn reached(&self, events: usize) -> Vec<Event> {
-        let mut seen = self.held.subscribe();
-        let arrived = tokio::time::timeout(REACH_LIMIT, seen.wait_for(|held| held.len() >= events));
-        let arrived = arrived.await;
+        let arrived = tokio::time::timeout(REACH_LIMIT, self.arrived(events)).await;
         arrived
             .unwrap_or_else(|_| panic!("{events} held events did not come within {REACH_LIMIT:?}"))
-            .expect("the sender is here")
-            .clone()
+    }
+
+    /// As [`Held::reached`], for one that may never come.
+    pub(crate) async fn arrived(&self, events: usize) -> Vec<Event> {
+        let mut seen = self.held.subscribe();
+        let arrived = seen.wait_for(|held| held.len() >= events).await;
+        arrived.expect("the sender is here").clone()
+    }
+
+    /// What waits, or waited, by now.
+    pub(crate) fn events(&self) -> Vec<Event> {
+        self.held.borrow().clone()
     }
 
     /// Lets all of them go on, and those that are still to come.
