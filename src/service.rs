@@ -18,6 +18,7 @@ use crate::ledger::{Ledger, LedgerError};
 pub use crate::ledger::{ListCursor, OriginalView, Stats};
 use crate::metrics::METRICS;
 use crate::reap::StoreIdentity;
+use crate::seams::{Rule, enforced};
 use crate::spool::Spool;
 use crate::store::{BlobStore, BlobStream};
 pub use crate::upload::ContentRef;
@@ -139,10 +140,11 @@ impl Service {
         let (events, body) = mpsc::channel(BODY_CHANNEL);
         let turn = self.next_hasher.fetch_add(1, Ordering::Relaxed);
         let answer = self.hashers[turn % self.hashers.len()].send(HashUpload { request, body });
+        let tether = (!enforced(Rule::WorkOutlivesClient)).then(|| events.clone());
         (events, async move {
-            answer
-                .await
-                .unwrap_or_else(|_| Err(LedgerError::stopping().into()))
+            let answer = answer.await;
+            drop(tether);
+            answer.unwrap_or_else(|_| Err(LedgerError::stopping().into()))
         })
     }
 

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use super::Drain;
 use crate::actors::dedup::ResolveUpload;
 use crate::config::UploadConfig;
-use crate::seams::{Point, reach};
+use crate::seams::{Point, Rule, enforced, reach};
 use crate::spool::Spool;
 use crate::upload::{BodyEvent, HashedUpload, StoredUpload, UploadError, UploadRequest};
 
@@ -66,9 +66,19 @@ impl Handler<HashUpload> for HashActor {
         let intake = self.intake.clone();
         let dedup = self.dedup.clone();
         let task = actix::spawn(self.in_flight.track_future(async move {
-            let hashed = intake.take_in(upload.request, upload.body).await?;
-            reach(Point::BodyHashed, || hashed.files[0].digest).await;
-            resolve(&dedup, hashed).await
+            let mut body = upload.body;
+            let hashed = intake.take_in(upload.request, &mut body).await?;
+            let work = async {
+                reach(Point::BodyHashed, || hashed.files[0].digest).await;
+                resolve(&dedup, hashed).await
+            };
+            if enforced(Rule::WorkOutlivesClient) {
+                return work.await;
+            }
+            tokio::select! {
+                done = work => done,
+                _ = body.recv() => Err(UploadError::Incomplete),
+            }
         }));
         // Dropping a task's handle lets the task go on.
         Box::pin(async move {

@@ -43,6 +43,10 @@ impl Work for OrphanReaper {
                 return Round::Failed;
             }
         }
+        #[cfg(feature = "seams")]
+        self.identity
+            .delete_unclaimed(&self.ledger, self.grace_period)
+            .await;
         match self
             .ledger
             .claim_unreferenced(self.grace_period, BATCH, Duration::ZERO)

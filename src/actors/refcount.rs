@@ -23,6 +23,9 @@ use super::background::Nudge;
 use crate::ledger::batch::{Operation, Outcome, Run};
 use crate::ledger::{Ledger, LedgerError};
 use crate::metrics::METRICS;
+#[cfg(feature = "seams")]
+use crate::seams::broken;
+use crate::seams::{Rule, enforced};
 
 /// Operations in one transaction. Measured on PostgreSQL: past this a batch gains little, and one
 /// bad operation costs its neighbours a retry.
@@ -205,6 +208,8 @@ impl Committer {
         let mut pause = FIRST_PAUSE;
         let mut run = Run::First;
         loop {
+            #[cfg(feature = "seams")]
+            let operations = &*broken::ids_for(operations, run);
             let error = match self
                 .ledger
                 .apply_batch(operations, run, self.grace_period)
@@ -224,7 +229,10 @@ impl Committer {
                 LedgerError::Overloaded | LedgerError::Internal(_) => return Err(error),
             }
             if started.elapsed() + pause > RETRY_BUDGET {
-                return Err(error);
+                return match enforced(Rule::UnknownIsUnavailable) {
+                    true => Err(error),
+                    false => Err(LedgerError::Inconsistent(error.to_string())),
+                };
             }
             run = Run::Again;
             tokio::time::sleep(pause).await;

@@ -9,6 +9,9 @@ use chrono::{DateTime, Utc};
 use sea_orm::DbBackend;
 use sea_orm::sea_query::{Expr, Value};
 
+#[cfg(feature = "seams")]
+use crate::seams::{Rule, broken, enforced};
+
 const SQLITE_FORMAT: &str = "%Y-%m-%dT%H:%M:%f+00:00";
 
 /// The current time.
@@ -43,6 +46,10 @@ pub fn value(backend: DbBackend, time: DateTime<Utc>) -> Value {
 }
 
 fn shifted(backend: DbBackend, sign: char, by: Duration) -> Expr {
+    #[cfg(feature = "seams")]
+    if !enforced(Rule::DatabaseClock) {
+        return at(backend, broken::own_time(sign, by));
+    }
     Expr::cust(shifted_sql(backend, sign, by))
 }
 

@@ -19,6 +19,8 @@ impl Ledger {
     pub async fn migrate_up(&self, config: &DatabaseConfig) -> Result<(), LedgerError> {
         let connection = self.lock_migrations(config).await?;
         let outcome = Migrator::up(&connection, None).await;
+        #[cfg(feature = "seams")]
+        crate::seams::broken::drop_constraints(&connection).await?;
         self.unlock_migrations(connection).await;
         Ok(outcome?)
     }

@@ -6,14 +6,14 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use entity::original_images::{Column, Entity, Model, OriginalState};
 use entity::{OriginalId, images};
-use sea_orm::sea_query::{Expr, ExprTrait, LockBehavior, LockType, Query};
+use sea_orm::sea_query::{Expr, ExprTrait, LockBehavior, LockType, Query, SelectStatement};
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, EntityTrait, FromQueryResult, Order, QueryFilter,
     QueryOrder, QuerySelect, QueryTrait, Select,
 };
 
 use super::{Ledger, LedgerError, clock};
-use crate::seams::{Point, reach};
+use crate::seams::{Point, Rule, enforced, reach};
 
 /// A `deleting` row in the hands of one reaper.
 #[derive(Debug, Clone, FromQueryResult)]
@@ -48,15 +48,15 @@ impl Ledger {
     /// The database did not answer; calling again is safe.
     pub async fn condemn_expired(&self, limit: u64) -> Result<u64, LedgerError> {
         let now = || clock::now(self.backend);
-        let expired = Entity::find()
+        let mut expired = Entity::find()
             .select_only()
             .column(Column::Id)
             .filter(Column::State.eq(OriginalState::Pending))
             .filter(Expr::col((Entity, Column::LeaseUntil)).lt(now()))
             .order_by_asc(Column::LeaseUntil)
             .limit(limit)
-            .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
             .into_query();
+        lock_what_is_free(&mut expired);
         let condemned = Entity::update_many()
             .col_expr(Column::State, Expr::val(OriginalState::Deleting))
             .col_expr(Column::NextTry, now())
@@ -100,10 +100,13 @@ impl Ledger {
         limit: u64,
         next_try: Duration,
     ) -> Result<ClaimedOriginals, LedgerError> {
+        reach(Point::UnreferencedSought, || limit).await;
         let transaction = self.begin().await?;
-        let candidates: Vec<OriginalId> = self
-            .unreferenced(unreferenced_for, limit)
-            .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
+        let mut due = self.unreferenced(unreferenced_for, limit);
+        if enforced(Rule::ClaimUnderLock) {
+            lock_what_is_free(QuerySelect::query(&mut due));
+        }
+        let candidates: Vec<OriginalId> = due
             .all(&transaction)
             .await?
             .into_iter()
@@ -122,16 +125,20 @@ impl Ledger {
                     .equals((Entity, Column::Id)),
             )
             .take();
-        let claimed = Entity::update_many()
+        let mut claim = Entity::update_many()
             .col_expr(Column::State, Expr::val(OriginalState::Deleting))
             .col_expr(Column::NextTry, clock::from_now(self.backend, next_try))
             .col_expr(Column::UpdatedAt, clock::now(self.backend))
-            .filter(Column::Id.is_in(candidates.iter().copied()))
-            .filter(Column::State.eq(OriginalState::Stored))
-            .filter(Column::ReferenceCount.eq(0))
-            .filter(Expr::exists(references).not())
-            .exec_with_returning(&transaction)
-            .await?;
+            .filter(Column::Id.is_in(candidates.iter().copied()));
+        if enforced(Rule::ClaimUnderLock) {
+            claim = claim
+                .filter(Column::State.eq(OriginalState::Stored))
+                .filter(Column::ReferenceCount.eq(0));
+        }
+        if enforced(Rule::ClaimLooksAgain) {
+            claim = claim.filter(Expr::exists(references).not());
+        }
+        let claimed = claim.exec_with_returning(&transaction).await?;
         let mut miscounted = candidates;
         miscounted.retain(|id| !claimed.iter().any(|row| row.id == *id));
         if !miscounted.is_empty() {
@@ -162,15 +169,15 @@ impl Ledger {
         hold: Duration,
     ) -> Result<Vec<CondemnedOriginal>, LedgerError> {
         let now = || clock::now(self.backend);
-        let due = Query::select()
+        let mut due = Query::select()
             .column(Column::Id)
             .from(Entity)
             .and_where(Expr::col(Column::State).eq(OriginalState::Deleting))
             .and_where(Expr::col(Column::NextTry).lte(now()))
             .order_by(Column::NextTry, Order::Asc)
             .limit(limit)
-            .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
             .take();
+        lock_what_is_free(&mut due);
         let take = Query::update()
             .table(Entity)
             .value(Column::NextTry, clock::from_now(self.backend, hold))
@@ -253,7 +260,11 @@ impl Ledger {
     }
 
     fn unreferenced(&self, unreferenced_for: Duration, limit: u64) -> Select<Entity> {
-        let cut_off = clock::before_now(self.backend, unreferenced_for);
+        let kept_for = match enforced(Rule::GracePeriod) {
+            true => unreferenced_for,
+            false => Duration::ZERO,
+        };
+        let cut_off = clock::before_now(self.backend, kept_for);
         Entity::find()
             .filter(
                 Condition::all()
@@ -263,5 +274,14 @@ impl Ledger {
             )
             .order_by_asc(Column::ZeroSince)
             .limit(limit)
+    }
+}
+
+/// A row in somebody else's hands is left to them; the others are not kept waiting by it.
+fn lock_what_is_free(select: &mut SelectStatement) {
+    if enforced(Rule::SkipLocked) {
+        select.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked);
+    } else {
+        select.lock(LockType::Update);
     }
 }

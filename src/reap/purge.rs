@@ -9,7 +9,9 @@ use crate::actors::blob::{BlobActor, DeleteBlobs};
 use crate::ledger::reap::CondemnedOriginal;
 use crate::ledger::{Ledger, LedgerError};
 use crate::metrics::METRICS;
-use crate::seams::{Point, reach};
+#[cfg(feature = "seams")]
+use crate::seams::broken;
+use crate::seams::{Point, Rule, enforced, reach};
 
 /// The longest pause between two attempts at a key that cannot be deleted (rule R11).
 const MAX_BACKOFF: Duration = Duration::from_secs(60 * 60);
@@ -44,10 +46,14 @@ impl Purger {
         let mut report = PurgeReport::default();
         reach(Point::CondemnedTaken, || rows.len()).await;
         let keys = rows.iter().map(|row| row.s3_key.clone()).collect();
+        #[cfg(feature = "seams")]
+        let open = broken::open_transaction(&self.ledger).await;
         let results = match self.blobs.send(DeleteBlobs { keys }).await {
             Ok(results) => results,
             Err(_) => return Err(LedgerError::stopping()),
         };
+        #[cfg(feature = "seams")]
+        drop(open);
         let results: Vec<Result<(), String>> = match results {
             Ok(results) => results
                 .into_iter()
@@ -59,9 +65,12 @@ impl Purger {
         let (mut gone, mut early) = (Vec::new(), Vec::new());
         for (row, result) in rows.into_iter().zip(results) {
             match result {
-                Ok(()) if row.past_put_deadline => gone.push(row),
+                Ok(()) if row.past_put_deadline || !enforced(Rule::RowOutlivesDeadline) => {
+                    gone.push(row);
+                }
                 Ok(()) => early.push(row.id),
-                Err(why) => report.failed.push((row, why)),
+                Err(why) if enforced(Rule::PoisonIsPassed) => report.failed.push((row, why)),
+                Err(_) => return Err(LedgerError::Contended),
             }
         }
         if !gone.is_empty() {
@@ -92,6 +101,9 @@ impl Purger {
 
 /// 1 s, 2 s, 4 s … up to [`MAX_BACKOFF`].
 fn backoff(attempts: i32) -> Duration {
+    if !enforced(Rule::BackOff) {
+        return Duration::ZERO;
+    }
     let doublings = u32::try_from(attempts.saturating_sub(1))
         .unwrap_or(0)
         .min(12);

@@ -8,9 +8,12 @@
 //! `control` tells the conversation.
 
 #[cfg(feature = "seams")]
+pub(crate) mod broken;
+#[cfg(feature = "seams")]
 mod control;
 #[cfg(feature = "seams")]
 mod database;
+mod rules;
 #[cfg(feature = "seams")]
 mod store;
 
@@ -18,6 +21,7 @@ mod store;
 pub(crate) use control::reach;
 #[cfg(feature = "seams")]
 pub(crate) use database::{Connection, Transaction};
+pub(crate) use rules::{Rule, enforced};
 #[cfg(feature = "seams")]
 pub(crate) use store::tap_store;
 
@@ -41,6 +45,9 @@ pub(crate) enum Point {
     BatchCommitted,
     /// A background actor begins a round. Detail: the type of its work, like `…::LeaseReaper`.
     RoundBegins,
+    /// A reaper is about to lock unreferenced rows; what it saw of them may be old. Detail: rows at
+    /// most.
+    UnreferencedSought,
     /// A reaper has locked unreferenced rows; it has not claimed them. Detail: rows.
     UnreferencedLocked,
     /// A reaper's claim is committed; no object is deleted. Detail: rows.

@@ -2,6 +2,8 @@
 
 use std::error::Error as StdError;
 
+use crate::seams::{Rule, enforced};
+
 /// What a failed call says about the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreErrorKind {
@@ -66,6 +68,6 @@ impl StoreError {
 
     /// Whether the store said that there is no such object.
     pub fn is_not_found(&self) -> bool {
-        self.kind == StoreErrorKind::NotFound
+        self.kind == StoreErrorKind::NotFound || !enforced(Rule::FailedReadIsNoAnswer)
     }
 }

@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::flights::ContentKey;
 use crate::ledger::batch::{CommitUpload, ContentClaim, NewImage, Operation, Outcome};
 use crate::ledger::pending::NewGeneration;
+use crate::seams::{Rule, enforced};
 use crate::spool::SpooledBody;
 use crate::upload::{Disposition, HashedUpload, TenantId};
 
@@ -135,13 +136,18 @@ impl Content {
         let (scope, digest, file_size) = self.key.clone();
         // Time-ordered ids keep the primary key's index dense.
         let id = OriginalId(Uuid::now_v7());
+        let named = if enforced(Rule::KeyPerGeneration) {
+            id
+        } else {
+            OriginalId(Uuid::nil())
+        };
         NewGeneration {
             id,
             lease_token: LeaseToken(Uuid::new_v4()),
             scope,
             digest,
             file_size,
-            s3_key: s3_key(id),
+            s3_key: s3_key(named),
             mime_type: self.mime_type.clone(),
             dimensions: self.dimensions,
             lease,
@@ -165,7 +171,9 @@ impl ImageIds {
     pub(crate) fn new(tenant: &TenantId, idempotency_key: Option<&str>) -> Self {
         // Neither part can hold a NUL, so no two pairs make the same seed.
         Self {
-            seed: idempotency_key.map(|key| format!("{tenant}\0{key}")),
+            seed: idempotency_key
+                .filter(|_| enforced(Rule::IdsFromKey))
+                .map(|key| format!("{tenant}\0{key}")),
         }
     }
 

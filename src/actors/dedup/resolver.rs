@@ -17,7 +17,9 @@ use crate::ledger::batch::Outcome;
 use crate::ledger::pending::NewGeneration;
 use crate::ledger::{Ledger, LedgerError};
 use crate::metrics::METRICS;
-use crate::seams::{Point, reach};
+#[cfg(feature = "seams")]
+use crate::seams::broken;
+use crate::seams::{Point, Rule, enforced, reach};
 use crate::store::BlobStore;
 use crate::upload::{Disposition, HashedUpload, Scoping, StoredUpload, UploadError};
 
@@ -96,9 +98,11 @@ impl Resolver {
         let interest = self.flights.interest(job.keys());
         let mut lead: Option<Lead> = None;
         let mut generations_left = MAX_GENERATIONS;
+        let mut look = enforced(Rule::LookBeforeWriting);
         let outcome = loop {
             let looked_at = interest.landed();
-            let missing = match self.commit(&job).await {
+            let commit = self.commit(&job, std::mem::replace(&mut look, true));
+            let missing = match commit.await {
                 Ok(Outcome::Missing { contents }) => {
                     reach(Point::ContentMissing, || job.contents[0].key.1).await;
                     contents
@@ -154,8 +158,12 @@ impl Resolver {
         }
     }
 
-    /// Step 3 or 6, whichever the job is at.
-    async fn commit(&self, job: &Job) -> Result<Outcome, UploadError> {
+    /// Step 3 or 6, whichever the job is at; without a look everything is missing.
+    async fn commit(&self, job: &Job, look: bool) -> Result<Outcome, UploadError> {
+        if !look {
+            let contents = (0..job.contents.len()).collect();
+            return Ok(Outcome::Missing { contents });
+        }
         let shard = self.refcounts.of(&job.contents[0].key.1);
         let outcome = shard.send(Apply(job.operation())).await;
         Ok(outcome.unwrap_or_else(|_| Err(LedgerError::stopping()))?)
@@ -177,11 +185,11 @@ impl Resolver {
                 )
             })
             .collect();
-        self.announcer
-            .announce(generations.clone())
-            .await
-            .map_err(|error| UploadError::from(&*error))?;
-        reach(Point::IntentCommitted, || &generations[0].s3_key).await;
+        if enforced(Rule::IntentBeforePut) {
+            self.announce(&generations).await?;
+        }
+        #[cfg(feature = "seams")]
+        let open = broken::open_transaction(&self.ledger).await;
         let puts = missing.iter().zip(&generations).map(|(index, generation)| {
             self.blobs.send(WriteBlob {
                 key: generation.s3_key.clone(),
@@ -193,6 +201,12 @@ impl Resolver {
             })
         });
         let answers = join_all(puts).await;
+        #[cfg(feature = "seams")]
+        drop(open);
+        if !enforced(Rule::IntentBeforePut) {
+            reach(Point::ObjectWritten, || &generations[0].s3_key).await;
+            self.announce(&generations).await?;
+        }
         for ((index, generation), answer) in missing.iter().zip(generations).zip(answers) {
             match answer {
                 Ok(Ok(_)) => {
@@ -206,6 +220,15 @@ impl Resolver {
                 Err(_) => self.give_up(&generation, "the server is stopping").await,
             }
         }
+        Ok(())
+    }
+
+    async fn announce(&self, generations: &[NewGeneration]) -> Result<(), UploadError> {
+        self.announcer
+            .announce(generations.to_vec())
+            .await
+            .map_err(|error| UploadError::from(&*error))?;
+        reach(Point::IntentCommitted, || &generations[0].s3_key).await;
         Ok(())
     }
 

@@ -13,6 +13,8 @@ use sea_orm::{
 use super::{Operation, Run};
 use crate::ledger::clock;
 use crate::seams::Transaction;
+#[cfg(feature = "seams")]
+use crate::seams::broken;
 use crate::upload::ContentRef;
 
 /// What the batch's transaction sees. Originals are locked; images are not (lock order: originals
@@ -45,6 +47,8 @@ pub(super) async fn look(
             .values()
             .filter_map(|image| image.original_image_id.or(image.was_original_id)),
     );
+    #[cfg(feature = "seams")]
+    broken::revive(transaction, backend, named_digests(operations)).await?;
     ids.extend(resolve_contents(transaction, operations).await?);
     let originals = lock_originals(transaction, ids).await?;
     let mut seen = Seen {
@@ -150,6 +154,15 @@ fn named_originals(operations: &[Operation]) -> BTreeSet<OriginalId> {
         }
     }
     ids
+}
+
+#[cfg(feature = "seams")]
+fn named_digests(operations: &[Operation]) -> impl Iterator<Item = ContentDigest> {
+    let contents = operations.iter().map(|operation| match operation {
+        Operation::Upload(upload) => &upload.contents[..],
+        _ => &[],
+    });
+    contents.flatten().map(|claim| claim.digest)
 }
 
 /// Ids of the stored rows of all contents that operations name by digest.

@@ -12,6 +12,7 @@ use entity::{ContentDigest, ImageId, LeaseToken, OriginalId, images};
 use super::look::Seen;
 use super::operation::{AcquireReference, CommitUpload, ContentClaim, Operation, Outcome};
 use crate::ledger::LedgerError;
+use crate::seams::{Rule, enforced};
 use crate::upload::{ContentRef, Disposition, ImageView, StoredImage, TenantId};
 
 /// The rows to write, and the answers to give once they are committed.
@@ -133,7 +134,7 @@ impl Planner {
         // A row of the caller's own that is gone must be given up before anything is attached: its
         // object may have landed after the reaper's DELETE (rule R8).
         let lost = self.lost_claims(upload);
-        if !lost.is_empty() {
+        if !lost.is_empty() && enforced(Rule::LostRowBeforeAttach) {
             return Outcome::Missing { contents: lost };
         }
         let standings: Vec<Option<Standing>> = upload
@@ -255,7 +256,12 @@ impl Planner {
         let key = (scope.to_owned(), claim.digest, claim.file_size);
         let own = self.own_row(claim);
         match self.stored.get(&key) {
-            Some(id) if self.seen.originals[id].damaged_at.is_none() => Some(Standing::Stored(*id)),
+            Some(id)
+                if self.seen.originals[id].damaged_at.is_none()
+                    || !enforced(Rule::DamagedIsMissing) =>
+            {
+                Some(Standing::Stored(*id))
+            }
             Some(id) => own.map(|own| Standing::Damaged { stored: *id, own }),
             None => own.map(Standing::Own),
         }
@@ -274,7 +280,11 @@ impl Planner {
     fn own_row(&self, claim: &ContentClaim) -> Option<OriginalId> {
         let (id, token) = claim.own?;
         let row = self.seen.originals.get(&id)?;
-        (row.state == OriginalState::Pending && row.lease_token == Some(token)).then_some(id)
+        let ours = match enforced(Rule::RowDecides) {
+            true => row.state == OriginalState::Pending,
+            false => row.state != OriginalState::Stored,
+        };
+        (ours && row.lease_token == Some(token)).then_some(id)
     }
 
     /// Settles on the row that a content's images will point at.
