@@ -25,7 +25,7 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::metrics::METRICS;
 #[cfg(feature = "seams")]
 use crate::seams::broken;
-use crate::seams::{Rule, enforced};
+use crate::seams::{Point, Rule, enforced, reach};
 
 /// Operations in one transaction. Measured on PostgreSQL: past this a batch gains little, and one
 /// bad operation costs its neighbours a retry.
@@ -161,9 +161,11 @@ impl Handler<Apply> for RefcountActor {
             return Box::pin(async { Err(LedgerError::Overloaded) });
         }
         let (caller, answer) = oneshot::channel();
+        let kind = operation.kind();
         self.queue.push_back((operation, caller));
         self.commit_next(ctx);
-        Box::pin(async {
+        Box::pin(async move {
+            reach(Point::OperationQueued, || kind).await;
             // The actor went down with the batch: whether it committed, nobody knows.
             answer
                 .await

@@ -37,6 +37,8 @@ pub(crate) enum Point {
     IntentCommitted,
     /// One PUT was answered well. Detail: the key.
     ObjectWritten,
+    /// An operation waits for the next batch. Detail: what it is.
+    OperationQueued,
     /// A batch has looked at its rows and locked them; nothing is written. Detail: operations.
     BatchLooked,
     /// A batch has written; COMMIT comes next. Detail: operations.

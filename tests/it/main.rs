@@ -16,10 +16,18 @@ mod health;
 mod keys;
 mod lifecycle;
 mod listing;
+mod races;
 mod references;
 mod roundtrip;
-mod schedules;
 mod schedules_at_the_store;
+#[cfg(feature = "seams")]
+mod schedules_of_commits;
+#[cfg(feature = "seams")]
+mod schedules_of_deletions;
+#[cfg(feature = "seams")]
+mod schedules_of_scrubs;
+#[cfg(feature = "seams")]
+mod schedules_of_uploads;
 mod schema;
 #[cfg(feature = "seams")]
 mod seams;
@@ -53,14 +61,24 @@ fn main() -> ExitCode {
         webhooks::cases(),
         counting::cases(),
         concurrency::cases(),
-        schedules::cases(),
+        races::cases(),
         schedules_at_the_store::cases(),
         shutdown::cases(),
         roundtrip::cases(),
     ]
     .concat();
     #[cfg(feature = "seams")]
-    cases.extend([seams::cases(), sweep::cases()].concat());
+    cases.extend(
+        [
+            seams::cases(),
+            sweep::cases(),
+            schedules_of_uploads::cases(),
+            schedules_of_commits::cases(),
+            schedules_of_deletions::cases(),
+            schedules_of_scrubs::cases(),
+        ]
+        .concat(),
+    );
     if std::env::var_os("HAPAX_TEST_SLOW").is_some() {
         cases.extend(slow::cases());
     }

@@ -1,5 +1,5 @@
-//! The protocol's schedules that are forced by holding, refusing and un-answering S3 calls at the gate,
-//! by stopping and killing servers, and by cutting the database's connections.
+//! The protocol's schedules on the wire: forced by holding, refusing and un-answering S3 calls at the
+//! gate, by stopping and killing servers, and by cutting the database's connections.
 
 use std::time::Duration;
 
@@ -12,19 +12,19 @@ use crate::harness::{
 
 cases! {
     postgres_s3: [
-        seed_loss_with_the_delete_held,
-        seed_crash_after_put,
-        crash_before_put,
-        late_delete_after_reupload,
-        late_put_after_delete,
-        put_stored_but_not_answered,
-        put_refused_every_time,
-        paused_writer_past_deadline,
-        two_nodes_same_new_hash,
+        a_delete_held_on_the_wire,
+        a_crash_before_the_put_is_answered,
+        a_put_lands_after_its_sender_died,
+        a_delete_lands_after_its_time_out,
+        a_put_lands_after_its_time_out,
+        puts_done_and_answered_by_an_error,
+        puts_refused_every_time,
+        a_writer_frozen_past_its_deadline,
+        two_nodes_put_at_once,
         one_node_dies_and_the_other_tidies_up,
-        unknown_commit_attach_and_new,
-        disconnect_while_the_put_is_held,
-        scrub_while_the_put_is_held,
+        connections_are_cut_while_batches_run,
+        a_client_leaves_while_the_put_is_held,
+        a_scrub_while_the_put_is_held,
     ],
 }
 
@@ -39,7 +39,7 @@ fn upload_in_background(api: &Api, bytes: Vec<u8>) -> impl Future<Output = Optio
     async { task.await.expect("sending does not panic") }
 }
 
-async fn seed_loss_with_the_delete_held(ctx: &mut Context) {
+async fn a_delete_held_on_the_wire(ctx: &mut Context) {
     let api = ctx.start().await;
     let bytes = distinct_bytes(30_000);
     let id = api.upload_id(bytes.clone()).await;
@@ -68,7 +68,7 @@ fn hold_deletes(ctx: &Context, action: Action) -> Hold {
 }
 
 /// The server dies between the PUT and its commit: the object has a row, and goes.
-async fn seed_crash_after_put(ctx: &mut Context) {
+async fn a_crash_before_the_put_is_answered(ctx: &mut Context) {
     let api = ctx.start().await;
     let outside = ctx.outside().await;
     let mut held = ctx.arm(Operation::Put, 1, Action::HoldAfter);
@@ -84,7 +84,7 @@ async fn seed_crash_after_put(ctx: &mut Context) {
     assert_eq!(outside.images().await, []);
 }
 
-async fn crash_before_put(ctx: &mut Context) {
+async fn a_put_lands_after_its_sender_died(ctx: &mut Context) {
     let api = ctx.start().await;
     let outside = ctx.outside().await;
     let mut held = ctx.arm(Operation::Put, 1, Action::HoldBefore);
@@ -102,7 +102,7 @@ async fn crash_before_put(ctx: &mut Context) {
 }
 
 /// The reaper's DELETE is on the wire when the content comes again; it lands after the new PUT.
-async fn late_delete_after_reupload(ctx: &mut Context) {
+async fn a_delete_lands_after_its_time_out(ctx: &mut Context) {
     let api = ctx.start().await;
     let bytes = distinct_bytes(10_000);
     let id = api.upload_id(bytes.clone()).await;
@@ -118,7 +118,7 @@ async fn late_delete_after_reupload(ctx: &mut Context) {
 }
 
 /// A PUT that timed out lands after its row was given up: the object does not stay.
-async fn late_put_after_delete(ctx: &mut Context) {
+async fn a_put_lands_after_its_time_out(ctx: &mut Context) {
     let api = ctx.start().await;
     let bytes = distinct_bytes(10_000);
     let mut held = ctx.arm(Operation::Put, 1, Action::HoldBefore);
@@ -141,7 +141,7 @@ async fn late_put_after_delete(ctx: &mut Context) {
 }
 
 /// The store has the bytes, but said 500: another generation is stored, the first goes.
-async fn put_stored_but_not_answered(ctx: &mut Context) {
+async fn puts_done_and_answered_by_an_error(ctx: &mut Context) {
     let api = ctx.start().await;
     for status in [500, 503, 403] {
         let bytes = distinct_bytes(10_000);
@@ -162,7 +162,7 @@ async fn put_stored_but_not_answered(ctx: &mut Context) {
 }
 
 /// After three tries the client is told to come again; nothing is left, and coming again works.
-async fn put_refused_every_time(ctx: &mut Context) {
+async fn puts_refused_every_time(ctx: &mut Context) {
     let api = ctx.start().await;
     let bytes = distinct_bytes(10_000);
     let before = ctx.s3_calls(Operation::Put);
@@ -188,7 +188,7 @@ async fn put_refused_every_time(ctx: &mut Context) {
 }
 
 /// A node that is frozen until its lease and its deadline are over may not commit what it wrote.
-async fn paused_writer_past_deadline(ctx: &mut Context) {
+async fn a_writer_frozen_past_its_deadline(ctx: &mut Context) {
     let slow = ctx.start().await;
     let quick = ctx.start().await;
     let bytes = distinct_bytes(10_000);
@@ -216,7 +216,7 @@ async fn paused_writer_past_deadline(ctx: &mut Context) {
 }
 
 /// Both nodes write the same content at the same time: one of the two is kept, for both.
-async fn two_nodes_same_new_hash(ctx: &mut Context) {
+async fn two_nodes_put_at_once(ctx: &mut Context) {
     let nodes = [ctx.start().await, ctx.start().await];
     let bytes = distinct_bytes(10_000);
     let mut held = ctx.arm(Operation::Put, 2, Action::HoldAfter);
@@ -259,7 +259,7 @@ async fn one_node_dies_and_the_other_tidies_up(ctx: &mut Context) {
 
 /// Connections of the database are cut while transactions run: answers are 201, or 503 and then the
 /// retry with the same key finds out what happened.
-async fn unknown_commit_attach_and_new(ctx: &mut Context) {
+async fn connections_are_cut_while_batches_run(ctx: &mut Context) {
     let api = ctx.start().await;
     let outside = ctx.outside().await;
     let shared = distinct_bytes(2000);
@@ -314,7 +314,7 @@ async fn unknown_commit_attach_and_new(ctx: &mut Context) {
 }
 
 /// From the end of the body on no disconnect can drop the work.
-async fn disconnect_while_the_put_is_held(ctx: &mut Context) {
+async fn a_client_leaves_while_the_put_is_held(ctx: &mut Context) {
     let api = ctx.start().await;
     let bytes = distinct_bytes(10_000);
     let mut held = ctx.arm(Operation::Put, 1, Action::HoldAfter);
@@ -338,7 +338,7 @@ async fn disconnect_while_the_put_is_held(ctx: &mut Context) {
     assert_eq!(row.reference_count, 1);
 }
 
-async fn scrub_while_the_put_is_held(ctx: &mut Context) {
+async fn a_scrub_while_the_put_is_held(ctx: &mut Context) {
     let api = ctx.start().await;
     let bytes = distinct_bytes(10_000);
     let mut held = ctx.arm(Operation::Put, 1, Action::HoldAfter);

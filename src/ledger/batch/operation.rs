@@ -121,6 +121,15 @@ pub enum Outcome {
 }
 
 impl Operation {
+    /// What it is, in a word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Upload(_) => "upload",
+            Self::Reference(_) => "reference",
+            Self::Release(_) => "release",
+        }
+    }
+
     /// How many rows it may touch: what bounds a batch besides its operations.
     pub fn weight(&self) -> usize {
         match self {

@@ -71,6 +71,11 @@ impl Context {
         for (name, value) in SETTINGS {
             context.set(name, *value);
         }
+        #[cfg(feature = "seams")]
+        if let Ok(rules) = std::env::var("HAPAX_SEAMS_WITHOUT") {
+            // The mutation check: every server and command of every case leaves these rules out.
+            context.set("SEAMS_WITHOUT", &rules);
+        }
         context.set("UPLOAD__SPOOL_PATH", &context.path("spool").display());
         match context.backend {
             Backend::SqliteLocal => {

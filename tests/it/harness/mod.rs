@@ -4,6 +4,8 @@ mod client;
 mod context;
 mod gate;
 mod images;
+#[cfg(feature = "seams")]
+mod interleave;
 mod outside;
 mod postgres;
 mod raw;
@@ -26,6 +28,11 @@ pub(crate) use client::{Api, FilePart, Reply, assert_image, assert_keys, assert_
 pub(crate) use context::Context;
 pub(crate) use gate::{Action, Hold, Operation};
 pub(crate) use images::{Dice, distinct_bytes, real_image, seeded_bytes, sha256_hex, small_png};
+#[cfg(feature = "seams")]
+pub(crate) use interleave::{
+    blocked_by_a_lock, count_of, deleting, dropped_by, is_locking_look, one_batch, uploading,
+    uploading_with, within,
+};
 pub(crate) use outside::{LEGACY_URL, Outside};
 pub(crate) use raw::{RawConnection, multipart_body};
 #[cfg(feature = "seams")]

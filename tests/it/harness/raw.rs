@@ -40,6 +40,18 @@ impl RawConnection {
         self.send(head + "\r\n").await
     }
 
+    /// Its own port.
+    #[cfg(feature = "seams")]
+    pub(crate) fn port(&self) -> u16 {
+        self.socket.local_addr().expect("it is connected").port()
+    }
+
+    /// Ends the connection as a process that died would: no end of the stream, a reset.
+    #[cfg(feature = "seams")]
+    pub(crate) fn reset(self) {
+        self.socket.set_zero_linger().expect("a TCP option");
+    }
+
     /// Says that nothing more will come.
     pub(crate) async fn finish_sending(&mut self) -> &mut Self {
         let _ = self.socket.shutdown().await;

@@ -221,6 +221,31 @@ impl Server {
         (field("VmRSS:"), field("VmHWM:"))
     }
 
+    /// The server's end of a connection: `socket:[inode]`.
+    #[cfg(feature = "seams")]
+    pub(crate) fn socket_of(&self, connection: &super::RawConnection) -> String {
+        let table = fs::read_to_string("/proc/net/tcp").expect("the system has one");
+        let client = format!(":{:04X}", connection.port());
+        let ours = table.lines().map(|line| line.split_whitespace().collect());
+        let mut ours =
+            ours.filter(|field: &Vec<&str>| field.len() > 9 && field[2].ends_with(&client));
+        let ours = ours
+            .next()
+            .expect("the connection has two ends on this machine");
+        format!("socket:[{}]", ours[9])
+    }
+
+    /// Whether the server still has it open.
+    #[cfg(feature = "seams")]
+    pub(crate) fn has_socket(&self, socket: &str) -> bool {
+        fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| fs::read_link(entry.path()).ok())
+            .any(|target| target.to_string_lossy() == socket)
+    }
+
     /// Open files that have no name any more: bodies in the spool.
     pub(crate) fn unlinked_files(&self) -> Vec<PathBuf> {
         fs::read_dir(format!("/proc/{}/fd", self.pid()))
