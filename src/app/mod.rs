@@ -1,6 +1,7 @@
 //! The composition root: opens database, store and spool, starts the actors, serves, and stops in
 //! order.
 
+mod instance;
 mod instance_lock;
 mod pipeline;
 mod reapers;
@@ -16,12 +17,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{Config, StorageBackend, StorageConfig};
 use crate::http;
-use crate::ledger::{Ledger, LedgerError};
-use crate::reap::{IdentityError, StoreIdentity, StoreMatch};
+use crate::ledger::LedgerError;
+use crate::reap::IdentityError;
 use crate::spool::Spool;
 use crate::store::{BlobStore, StoreError};
-use instance_lock::InstanceLock;
-use pipeline::Pipeline;
+pub use instance::Instance;
 
 /// How often the actors are looked after.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -86,30 +86,17 @@ pub enum AppError {
 /// See [`AppError`].
 pub async fn serve(config: Config) -> Result<(), AppError> {
     let mut signals = Signals::listen()?;
-    let _lock = InstanceLock::take(&config.database.url)?;
-    let ledger = Ledger::connect(&config.database).await?;
-    ledger.migrate_up(&config.database).await?;
-    let store = open_store(&config).await?;
-    let identity = StoreIdentity::new(ledger.clone(), store.clone());
-    if let StoreMatch::NotOurs { expected, found } = identity.ensure().await? {
-        tracing::error!(
-            ?expected,
-            ?found,
-            "the object store does not belong to this database: nothing will be deleted from it"
-        );
-    }
-    let spool = open_spool(&config)?;
-    let pipeline = Pipeline::start(&config, &ledger, &store, identity, spool);
+    let instance = Instance::start(&config).await?;
     let address = config.server.bind;
     let listener =
         TcpListener::bind(address).map_err(|source| AppError::Bind { address, source })?;
     let bound = listener.local_addr()?;
-    let service = pipeline.service();
+    let service = instance.service();
     let draining = Arc::new(AtomicBool::new(false));
     let server = http::serve(
         listener,
         service.clone(),
-        ledger.clone(),
+        instance.ledger().clone(),
         &config,
         draining.clone(),
     )?;
@@ -132,11 +119,7 @@ pub async fn serve(config: Config) -> Result<(), AppError> {
     if lost {
         return Err(AppError::ActorLost);
     }
-    let drain_timeout = config.server.drain_timeout;
-    tokio::time::timeout(drain_timeout, pipeline.drain())
-        .await
-        .map_err(|_| AppError::DrainTimeout(drain_timeout))?;
-    ledger.close().await;
+    instance.drain(config.server.drain_timeout).await?;
     tracing::info!("stopped");
     Ok(())
 }

@@ -26,6 +26,7 @@ use super::reapers::Reapers;
 const POSTGRES_SHARDS: usize = 4;
 
 /// The running actors.
+#[derive(Debug)]
 pub(super) struct Pipeline {
     service: Service,
     hashers: Vec<Addr<HashActor>>,
@@ -33,7 +34,7 @@ pub(super) struct Pipeline {
     blobs: Addr<BlobActor>,
     reapers: Reapers,
     /// Keeps the threads for as long as the actors run.
-    _arbiters: Vec<Arbiter>,
+    arbiters: Vec<Arbiter>,
 }
 
 impl Pipeline {
@@ -88,7 +89,7 @@ impl Pipeline {
             dedup,
             blobs,
             reapers,
-            _arbiters: arbiters.0,
+            arbiters: arbiters.0,
         }
     }
 
@@ -98,13 +99,31 @@ impl Pipeline {
 
     /// Ends upstream first, so that nothing arrives at what has ended. An actor that is gone already
     /// has nothing in flight.
-    pub(super) async fn drain(self) {
+    pub(super) async fn drain(&self) {
         for hasher in &self.hashers {
             let _ = hasher.send(Drain).await;
         }
         let _ = self.dedup.send(Drain).await;
         self.reapers.drain().await;
         let _ = self.blobs.send(Drain).await;
+    }
+
+    /// Ends every thread with all that waits on it.
+    pub(super) fn crash(self) {
+        let Self {
+            arbiters, reapers, ..
+        } = self;
+        let arbiters: Vec<_> = arbiters
+            .into_iter()
+            .chain([reapers.into_arbiter()])
+            .collect();
+        for arbiter in &arbiters {
+            arbiter.stop();
+        }
+        for arbiter in arbiters {
+            // One that panicked has ended, too.
+            let _ = arbiter.join();
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use crate::reap::{Purger, StoreIdentity};
 use crate::store::BlobStore;
 
 /// The running background actors.
+#[derive(Debug)]
 pub(super) struct Reapers {
     leases: Addr<Background<LeaseReaper>>,
     orphans: Addr<Background<OrphanReaper>>,
@@ -26,7 +27,7 @@ pub(super) struct Reapers {
     multipart: Addr<Background<MultipartReaper>>,
     observer: Addr<Background<Observer>>,
     /// Keeps their thread for as long as they run.
-    _arbiter: Arbiter,
+    arbiter: Arbiter,
 }
 
 impl Reapers {
@@ -76,7 +77,7 @@ impl Reapers {
             deletions,
             multipart: start_background(&arbiter, multipart),
             observer: start(&arbiter, Observer::INTERVAL, observer),
-            _arbiter: arbiter,
+            arbiter,
         }
     }
 
@@ -90,8 +91,13 @@ impl Reapers {
         self.deletions.clone().recipient()
     }
 
+    /// The thread they run on.
+    pub(super) fn into_arbiter(self) -> Arbiter {
+        self.arbiter
+    }
+
     /// Lets each finish its round. An actor that is gone already has none.
-    pub(super) async fn drain(self) {
+    pub(super) async fn drain(&self) {
         let _ = self.leases.send(Drain).await;
         let _ = self.orphans.send(Drain).await;
         let _ = self.deletions.send(Drain).await;

@@ -13,6 +13,7 @@ mod content;
 mod counting;
 mod end_check;
 mod health;
+mod histories;
 mod keys;
 mod lifecycle;
 mod listing;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         schedules_at_the_store::cases(),
         shutdown::cases(),
         roundtrip::cases(),
+        histories::cases(),
     ]
     .concat();
     #[cfg(feature = "seams")]

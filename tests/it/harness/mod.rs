@@ -108,6 +108,18 @@ pub(crate) mod scope {
     pub(crate) const postgres_s3: &[Backend] = &[Backend::PostgresS3];
 }
 
+impl Case {
+    /// What a context of its own needs, besides the one that a case is given.
+    pub(crate) fn unnamed(backend: Backend) -> Self {
+        Self {
+            module: "",
+            name: "",
+            backend,
+            body: |_| Box::pin(async {}),
+        }
+    }
+}
+
 thread_local! {
     /// Where the last panic of this thread was, and what it said. A case runs on one thread.
     static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
