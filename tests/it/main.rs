@@ -16,6 +16,7 @@ mod health;
 mod histories;
 mod keys;
 mod lifecycle;
+mod linearizable;
 mod listing;
 mod races;
 mod references;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         shutdown::cases(),
         roundtrip::cases(),
         histories::cases(),
+        linearizable::cases(),
     ]
     .concat();
     #[cfg(feature = "seams")]

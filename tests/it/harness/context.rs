@@ -170,6 +170,18 @@ impl Context {
         Ok(api)
     }
 
+    /// Starts one more server while this thread goes on serving the case's other tasks.
+    pub(crate) async fn start_beside(&mut self) -> Api {
+        let log = self.path(&format!("server-{}.log", self.servers.len()));
+        let (settings, folder) = (self.settings.clone(), self.folder().to_owned());
+        let starting = move || Server::start(&settings, &folder, log);
+        let started = tokio::task::spawn_blocking(starting).await;
+        let server = started.expect("it does not panic").expect("it starts");
+        let api = Api::new(&server.base);
+        self.servers.push(server);
+        api
+    }
+
     /// Starts several servers at the same time.
     pub(crate) fn start_several(&mut self, count: usize) -> Vec<Api> {
         let starts: Vec<_> = (0..count)
