@@ -10,6 +10,7 @@ pub mod api_keys;
 pub mod images;
 pub mod original_images;
 pub mod store_meta;
+pub mod usage_counters;
 pub mod webhook_events;
 
 pub use digest::{ContentDigest, InvalidDigest};

@@ -23,6 +23,9 @@ pub(crate) struct Dialect {
     pub(crate) now: &'static str,
     /// What follows a table's closing parenthesis.
     pub(crate) table_options: &'static str,
+    /// The same, of a small table whose rows change all the time: room for new versions beside the
+    /// old, or no second tree for the key.
+    pub(crate) counter_table_options: &'static str,
 }
 
 const POSTGRES: Dialect = Dialect {
@@ -39,6 +42,7 @@ const POSTGRES: Dialect = Dialect {
     octets: "octet_length",
     now: "now()",
     table_options: "",
+    counter_table_options: "WITH (fillfactor = 50)",
 };
 
 const SQLITE: Dialect = Dialect {
@@ -55,6 +59,7 @@ const SQLITE: Dialect = Dialect {
     octets: "length",
     now: "(strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now'))",
     table_options: "STRICT",
+    counter_table_options: "STRICT, WITHOUT ROWID",
 };
 
 impl Dialect {

@@ -1,10 +1,15 @@
 //! Reading images. Every query asks for the tenant.
 
+use std::cmp::Reverse;
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
+use entity::original_images::OriginalState;
 use entity::{ContentDigest, ImageId, OriginalId, images, original_images};
-use sea_orm::sea_query::{Expr, ExprTrait};
+use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
+use super::literal::state_is;
 use super::{Ledger, LedgerError, clock};
 use crate::upload::TenantId;
 
@@ -48,15 +53,38 @@ impl Ledger {
         limit: u64,
         include_deleted: bool,
     ) -> Result<Vec<ImageWithOriginal>, LedgerError> {
+        let mut images = self.list_page(tenant, after, limit, false).await?;
+        if include_deleted {
+            // Live and deleted images have an index each. Live ones first: an image that is deleted
+            // in between is then in both pages, and not in none.
+            let deleted = self.list_page(tenant, after, limit, true).await?;
+            let ids: HashSet<ImageId> = deleted.iter().map(|(image, _)| image.id).collect();
+            images.retain(|(image, _)| !ids.contains(&image.id));
+            images.extend(deleted);
+            images.sort_by_key(|(image, _)| Reverse((image.created_at, image.id)));
+            images.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        }
+        Ok(images)
+    }
+
+    /// One page of the live images, or of the deleted ones.
+    async fn list_page(
+        &self,
+        tenant: &TenantId,
+        after: Option<ListCursor>,
+        limit: u64,
+        deleted: bool,
+    ) -> Result<Vec<ImageWithOriginal>, LedgerError> {
         let mut page = images::Entity::find()
             .filter(images::Column::Tenant.eq(tenant.as_str()))
+            .filter(match deleted {
+                true => images::Column::DeletedAt.is_not_null(),
+                false => images::Column::DeletedAt.is_null(),
+            })
             .find_also_related(original_images::Entity)
             .order_by_desc(images::Column::CreatedAt)
             .order_by_desc(images::Column::Id)
             .limit(limit);
-        if !include_deleted {
-            page = page.filter(images::Column::DeletedAt.is_null());
-        }
         if let Some(cursor) = after {
             let key = Expr::tuple([
                 Expr::col((images::Entity, images::Column::CreatedAt)),
@@ -71,7 +99,8 @@ impl Ledger {
         Ok(page.all(&self.reader).await?)
     }
 
-    /// Which of `digests` the tenant has live images of, in no order.
+    /// Which of `digests` the tenant has live images of, in no order. Asked of the originals and
+    /// their references, so that no upload pays for an index of hashes by image.
     ///
     /// # Errors
     /// The database did not answer.
@@ -80,13 +109,24 @@ impl Ledger {
         tenant: &TenantId,
         digests: &[ContentDigest],
     ) -> Result<Vec<ContentDigest>, LedgerError> {
-        Ok(images::Entity::find()
+        let own_reference = Query::select()
+            .expr(Expr::val(1))
+            .from(images::Entity)
+            .and_where(
+                Expr::col((images::Entity, images::Column::OriginalImageId))
+                    .equals((original_images::Entity, original_images::Column::Id)),
+            )
+            .and_where(Expr::col((images::Entity, images::Column::Tenant)).eq(tenant.as_str()))
+            .take();
+        Ok(original_images::Entity::find()
             .select_only()
-            .column(images::Column::ContentHash)
+            .column(original_images::Column::ContentHash)
             .distinct()
-            .filter(images::Column::Tenant.eq(tenant.as_str()))
-            .filter(images::Column::DeletedAt.is_null())
-            .filter(images::Column::ContentHash.is_in(digests.iter().copied()))
+            .filter(state_is(OriginalState::Stored))
+            // The scope may have been another when an image was made.
+            .filter(original_images::Column::Scope.is_in([tenant.as_str(), ""]))
+            .filter(original_images::Column::ContentHash.is_in(digests.iter().copied()))
+            .filter(Expr::exists(own_reference))
             .into_tuple()
             .all(&self.reader)
             .await?)

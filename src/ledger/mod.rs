@@ -11,6 +11,7 @@ mod connect;
 mod error;
 mod images;
 pub mod keys;
+mod literal;
 mod migrate;
 mod originals;
 pub mod pending;
@@ -19,6 +20,8 @@ mod stats;
 mod store_meta;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod usage;
+pub mod usage_check;
 pub mod verify;
 
 #[cfg(not(feature = "seams"))]
@@ -57,5 +60,12 @@ impl Ledger {
             ..TransactionOptions::default()
         };
         Ok(self.writer.begin_with_options(options).await?)
+    }
+
+    /// Begins a transaction that only reads: statements that one snapshot or one setting holds
+    /// together.
+    pub(crate) async fn begin_reading(&self) -> Result<Transaction, LedgerError> {
+        let options = TransactionOptions::default();
+        Ok(self.reader.begin_with_options(options).await?)
     }
 }

@@ -5,6 +5,7 @@ use entity::{ContentDigest, OriginalId};
 use sea_orm::sea_query::Expr;
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 
+use super::literal::state_is;
 use super::{Ledger, LedgerError, clock};
 use crate::seams::{Point, reach};
 
@@ -30,7 +31,7 @@ impl Ledger {
         Ok(Entity::find()
             .filter(Column::Scope.eq(scope))
             .filter(Column::ContentHash.eq(digest))
-            .filter(Column::State.eq(OriginalState::Stored))
+            .filter(state_is(OriginalState::Stored))
             .one(&self.reader)
             .await?)
     }
@@ -52,7 +53,7 @@ impl Ledger {
             )
             .filter(Column::Id.eq(id))
             .filter(Column::S3Key.eq(s3_key))
-            .filter(Column::State.eq(OriginalState::Stored))
+            .filter(state_is(OriginalState::Stored))
             .filter(Column::DamagedAt.is_null())
             .exec(&self.writer)
             .await?;

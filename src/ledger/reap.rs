@@ -12,6 +12,8 @@ use sea_orm::{
     QueryOrder, QuerySelect, QueryTrait, Select,
 };
 
+use super::literal::{is_unreferenced, state_is};
+use super::usage::UsageChanges;
 use super::{Ledger, LedgerError, clock};
 use crate::seams::{Point, Rule, enforced, reach};
 
@@ -51,7 +53,7 @@ impl Ledger {
         let mut expired = Entity::find()
             .select_only()
             .column(Column::Id)
-            .filter(Column::State.eq(OriginalState::Pending))
+            .filter(state_is(OriginalState::Pending))
             .filter(Expr::col((Entity, Column::LeaseUntil)).lt(now()))
             .order_by_asc(Column::LeaseUntil)
             .limit(limit)
@@ -63,7 +65,7 @@ impl Ledger {
             .col_expr(Column::UpdatedAt, now())
             .col_expr(Column::LastError, Expr::val("the writer's lease ran out"))
             .filter(Column::Id.in_subquery(expired))
-            .filter(Column::State.eq(OriginalState::Pending))
+            .filter(state_is(OriginalState::Pending))
             .exec(&self.writer)
             .await?;
         Ok(condemned.rows_affected)
@@ -132,13 +134,15 @@ impl Ledger {
             .filter(Column::Id.is_in(candidates.iter().copied()));
         if enforced(Rule::ClaimUnderLock) {
             claim = claim
-                .filter(Column::State.eq(OriginalState::Stored))
-                .filter(Column::ReferenceCount.eq(0));
+                .filter(state_is(OriginalState::Stored))
+                .filter(is_unreferenced());
         }
         if enforced(Rule::ClaimLooksAgain) {
             claim = claim.filter(Expr::exists(references).not());
         }
         let claimed = claim.exec_with_returning(&transaction).await?;
+        let mut usage = UsageChanges::default();
+        claimed.iter().for_each(|row| usage.original_claimed(row));
         let mut miscounted = candidates;
         miscounted.retain(|id| !claimed.iter().any(|row| row.id == *id));
         if !miscounted.is_empty() {
@@ -146,10 +150,11 @@ impl Ledger {
             Entity::update_many()
                 .col_expr(Column::ZeroSince, clock::now(self.backend))
                 .filter(Column::Id.is_in(miscounted.iter().copied()))
-                .filter(Column::ReferenceCount.eq(0))
+                .filter(is_unreferenced())
                 .exec(&transaction)
                 .await?;
         }
+        usage.write(&transaction, self.backend).await?;
         transaction.commit().await?;
         reach(Point::UnreferencedClaimed, || claimed.len()).await;
         Ok(ClaimedOriginals {
@@ -172,7 +177,7 @@ impl Ledger {
         let mut due = Query::select()
             .column(Column::Id)
             .from(Entity)
-            .and_where(Expr::col(Column::State).eq(OriginalState::Deleting))
+            .and_where(state_is(OriginalState::Deleting))
             .and_where(Expr::col(Column::NextTry).lte(now()))
             .order_by(Column::NextTry, Order::Asc)
             .limit(limit)
@@ -183,7 +188,7 @@ impl Ledger {
             .value(Column::NextTry, clock::from_now(self.backend, hold))
             .value(Column::Attempts, Expr::col(Column::Attempts).add(1))
             .and_where(Expr::col(Column::Id).in_subquery(due))
-            .and_where(Expr::col(Column::State).eq(OriginalState::Deleting))
+            .and_where(state_is(OriginalState::Deleting))
             .returning(Query::returning().exprs([
                 Expr::col(Column::Id),
                 Expr::col(Column::S3Key),
@@ -218,7 +223,7 @@ impl Ledger {
     pub async fn remove_condemned(&self, ids: &[OriginalId]) -> Result<u64, LedgerError> {
         let removed = Entity::delete_many()
             .filter(Column::Id.is_in(ids.iter().copied()))
-            .filter(Column::State.eq(OriginalState::Deleting))
+            .filter(state_is(OriginalState::Deleting))
             .exec(&self.writer)
             .await?;
         Ok(removed.rows_affected)
@@ -233,7 +238,7 @@ impl Ledger {
         Entity::update_many()
             .col_expr(Column::NextTry, Expr::col(Column::PutDeadline))
             .filter(Column::Id.is_in(ids.iter().copied()))
-            .filter(Column::State.eq(OriginalState::Deleting))
+            .filter(state_is(OriginalState::Deleting))
             .exec(&self.writer)
             .await?;
         Ok(())
@@ -253,7 +258,7 @@ impl Ledger {
             .col_expr(Column::NextTry, clock::from_now(self.backend, delay))
             .col_expr(Column::LastError, Expr::val(why))
             .filter(Column::Id.eq(id))
-            .filter(Column::State.eq(OriginalState::Deleting))
+            .filter(state_is(OriginalState::Deleting))
             .exec(&self.writer)
             .await?;
         Ok(())
@@ -268,8 +273,8 @@ impl Ledger {
         Entity::find()
             .filter(
                 Condition::all()
-                    .add(Column::State.eq(OriginalState::Stored))
-                    .add(Column::ReferenceCount.eq(0))
+                    .add(state_is(OriginalState::Stored))
+                    .add(is_unreferenced())
                     .add(Expr::col((Entity, Column::ZeroSince)).lte(cut_off)),
             )
             .order_by_asc(Column::ZeroSince)

@@ -1,12 +1,12 @@
 //! Counts and sums: the numbers of `GET /v1/stats`, `hapax stats` and the gauges.
 //!
-//! Each question is one statement, and so one snapshot: numbers that are compared with each other
-//! belong together.
+//! They come from the usage counters, so that no question grows with the tables. Each question is one
+//! statement, and so one snapshot: numbers that are compared with each other belong together.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement};
+use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement, Value};
 
 use super::{Ledger, LedgerError};
 
@@ -25,9 +25,9 @@ pub struct Stats {
     pub saved_bytes: i64,
     /// `logical_bytes / stored_bytes`; 1 when nothing is stored.
     pub dedup_ratio: f64,
-    /// Originals being written.
+    /// Originals being written; at most 100000 are counted.
     pub pending: i64,
-    /// Originals whose bytes are going.
+    /// Originals whose bytes are going; at most 100000 are counted.
     pub deleting: i64,
     /// Stored originals without a reference.
     pub orphaned: i64,
@@ -52,29 +52,49 @@ pub struct OriginalsObservation {
     pub oldest_deleting: Duration,
 }
 
-/// `{mine}` limits images to a tenant, `{owned}` originals to those it owns or references.
-const STATS: &str = "
-SELECT i.images, i.logical_bytes, o.originals, o.stored_bytes, o.pending, o.deleting, o.orphaned
-FROM (
-    SELECT count(*) AS images, CAST(coalesce(sum(file_size), 0) AS bigint) AS logical_bytes
-    FROM images WHERE deleted_at IS NULL {mine}
-) AS i CROSS JOIN (
-    SELECT count(*) FILTER (WHERE state = 'stored') AS originals,
-        CAST(coalesce(sum(file_size) FILTER (WHERE state = 'stored'), 0) AS bigint) AS stored_bytes,
-        count(*) FILTER (WHERE state = 'pending') AS pending,
-        count(*) FILTER (WHERE state = 'deleting') AS deleting,
-        count(*) FILTER (WHERE state = 'stored' AND reference_count = 0) AS orphaned
-    FROM original_images {owned}
-) AS o";
+/// A backlog beyond this is told as this: counting is to stay cheap when the store has been away.
+const MOST_IN_TRANSIT: u32 = 100_000;
 
-/// Each count and minimum is served by its own partial index, except `stored`.
+/// From the counters, and from the small indexes of rows in transit. `{owner}` limits the counters to
+/// an owner, `{scope}` the rows in transit to a scope.
+///
+/// `shared_originals` tells whether there are originals of the global scope at all: which of them a
+/// tenant refers to is in no counter.
+const STATS: &str = "
+SELECT u.*,
+    (SELECT CAST(coalesce(sum(originals), 0) AS bigint) FROM usage_counters WHERE owner = '')
+        AS shared_originals,
+    (SELECT count(*) FROM (SELECT scope FROM original_images WHERE state = 'pending' LIMIT {most})
+        AS p {scope}) AS pending,
+    (SELECT count(*) FROM (SELECT scope FROM original_images WHERE state = 'deleting' LIMIT {most})
+        AS d {scope}) AS deleting
+FROM (
+    SELECT CAST(coalesce(sum(images), 0) AS bigint) AS images,
+        CAST(coalesce(sum(logical_bytes), 0) AS bigint) AS logical_bytes,
+        CAST(coalesce(sum(originals), 0) AS bigint) AS originals,
+        CAST(coalesce(sum(stored_bytes), 0) AS bigint) AS stored_bytes,
+        CAST(coalesce(sum(orphaned), 0) AS bigint) AS orphaned
+    FROM usage_counters {owner}
+) AS u";
+
+/// Originals of the global scope that a tenant's live images point at: as long as the tenant's images
+/// are many.
+const SHARED: &str = "
+SELECT count(*) AS originals, CAST(coalesce(sum(file_size), 0) AS bigint) AS stored_bytes
+FROM original_images
+WHERE scope = '' AND state = 'stored' AND id IN (
+    SELECT original_image_id FROM images
+    WHERE tenant = $1 AND deleted_at IS NULL AND original_image_id IS NOT NULL)";
+
+/// Each count and minimum is served by the counters or by its own partial index.
 const OBSERVATION: &str = "
 SELECT
-    (SELECT count(*) FROM original_images WHERE state = 'pending') AS pending,
-    (SELECT count(*) FROM original_images WHERE state = 'stored') AS stored,
-    (SELECT count(*) FROM original_images WHERE state = 'deleting') AS deleting,
-    (SELECT count(*) FROM original_images WHERE state = 'stored' AND reference_count = 0)
-        AS unreferenced,
+    (SELECT count(*) FROM (SELECT 1 FROM original_images WHERE state = 'pending' LIMIT {most}) AS p)
+        AS pending,
+    (SELECT CAST(coalesce(sum(originals), 0) AS bigint) FROM usage_counters) AS stored,
+    (SELECT count(*) FROM (SELECT 1 FROM original_images WHERE state = 'deleting' LIMIT {most}) AS d)
+        AS deleting,
+    (SELECT CAST(coalesce(sum(orphaned), 0) AS bigint) FROM usage_counters) AS unreferenced,
     (SELECT min(lease_until) FROM original_images WHERE state = 'pending') AS first_lease_until,
     (SELECT min(zero_since) FROM original_images WHERE state = 'stored' AND reference_count = 0)
         AS first_zero_since,
@@ -88,27 +108,36 @@ impl Ledger {
     /// `deleting` and `orphaned` count rows of its own scope alone. So in the global scope a tenant
     /// learns nothing of originals it does not reference.
     ///
+    /// Read from the counters, whatever the tables hold; only a tenant's originals of the global scope
+    /// are looked up by its images. `pending` and `deleting` are told up to 100 000.
+    ///
     /// # Errors
     /// The database did not answer.
     pub async fn stats(&self, tenant: Option<&str>) -> Result<Stats, LedgerError> {
-        let (mine, owned) = match tenant {
-            Some(_) => (
-                "AND tenant = $1",
-                "WHERE scope = $1 OR id IN (
-                    SELECT original_image_id FROM images
-                    WHERE tenant = $1 AND deleted_at IS NULL AND original_image_id IS NOT NULL)",
-            ),
+        let (owner, scope) = match tenant {
+            Some(_) => ("WHERE owner = $1", "WHERE scope = $1"),
             None => ("", ""),
         };
-        let sql = STATS.replace("{mine}", mine).replace("{owned}", owned);
-        let values = tenant.map(sea_orm::Value::from);
+        let sql = within_bounds(STATS)
+            .replace("{owner}", owner)
+            .replace("{scope}", scope);
+        let values = tenant.map(Value::from);
         let statement = Statement::from_sql_and_values(self.backend, sql, values);
         let row = one_row(self.reader.query_one_raw(statement).await?)?;
         let count = |column: &str| row.try_get::<i64>("", column);
-        let (logical_bytes, stored_bytes) = (count("logical_bytes")?, count("stored_bytes")?);
+        let (mut originals, mut stored_bytes) = (count("originals")?, count("stored_bytes")?);
+        if let Some(tenant) = tenant
+            && count("shared_originals")? != 0
+        {
+            let statement = Statement::from_sql_and_values(self.backend, SHARED, [tenant.into()]);
+            let shared = one_row(self.reader.query_one_raw(statement).await?)?;
+            originals += shared.try_get::<i64>("", "originals")?;
+            stored_bytes += shared.try_get::<i64>("", "stored_bytes")?;
+        }
+        let logical_bytes = count("logical_bytes")?;
         Ok(Stats {
             images: count("images")?,
-            originals: count("originals")?,
+            originals,
             logical_bytes,
             stored_bytes,
             saved_bytes: logical_bytes.saturating_sub(stored_bytes).max(0),
@@ -132,7 +161,7 @@ impl Ledger {
         grace_period: Duration,
     ) -> Result<OriginalsObservation, LedgerError> {
         let now: DateTime<Utc> = self.database_time().await?;
-        let statement = Statement::from_string(self.backend, OBSERVATION);
+        let statement = Statement::from_string(self.backend, within_bounds(OBSERVATION));
         let row = one_row(self.reader.query_one_raw(statement).await?)?;
         let count = |column: &str| row.try_get::<i64>("", column);
         let since = |column: &str| -> Result<Duration, DbErr> {
@@ -154,6 +183,10 @@ impl Ledger {
     }
 }
 
+fn within_bounds(sql: &str) -> String {
+    sql.replace("{most}", &MOST_IN_TRANSIT.to_string())
+}
+
 fn one_row(row: Option<QueryResult>) -> Result<QueryResult, DbErr> {
     row.ok_or_else(|| DbErr::RecordNotFound("a row of sums".to_owned()))
 }
@@ -161,46 +194,8 @@ fn one_row(row: Option<QueryResult>) -> Result<QueryResult, DbErr> {
 #[cfg(test)]
 mod tests {
     use super::super::testing::ledger;
+    use super::super::testing::rows::{count, image, original, sql};
     use super::*;
-
-    const T: &str = "'2026-01-01T00:00:00.000+00:00'";
-
-    async fn sql(ledger: &Ledger, sql: String) {
-        ledger.writer.execute_unprepared(&sql).await.expect(&sql);
-    }
-
-    async fn original(ledger: &Ledger, number: u8, scope: &str, state: &str, count: u8) {
-        let zero_since = if state == "stored" && count == 0 {
-            T
-        } else {
-            "NULL"
-        };
-        sql(
-            ledger,
-            format!(
-                "INSERT INTO original_images (id, scope, content_hash, file_size, s3_key, state,
-                    reference_count, put_deadline, lease_token, lease_until, stored_at, zero_since, next_try)
-                 VALUES (x'{number:032x}', '{scope}', x'{number:064x}', 100, 'k{number}', '{state}',
-                    {count}, {T}, x'{number:032x}', {T}, {T}, {zero_since}, {T})"
-            ),
-        )
-        .await;
-    }
-
-    async fn image(ledger: &Ledger, number: u8, tenant: &str, original: u8, deleted: bool) {
-        let (original_id, deleted_at) = match deleted {
-            true => ("NULL".to_owned(), T),
-            false => (format!("x'{original:032x}'"), "NULL"),
-        };
-        sql(
-            ledger,
-            format!(
-                "INSERT INTO images (id, tenant, original_image_id, content_hash, file_size, deleted_at)
-                 VALUES (x'{number:032x}', '{tenant}', {original_id}, x'{original:064x}', 100, {deleted_at})"
-            ),
-        )
-        .await;
-    }
 
     #[tokio::test]
     async fn a_tenant_sees_its_own_share() {
@@ -230,9 +225,10 @@ mod tests {
         }
         sql(
             &ledger,
-            "INSERT INTO images (id, tenant, legacy, original_url) VALUES (x'63', 'a', 1, 'http://x')".to_owned(),
+            "INSERT INTO images (id, tenant, legacy, original_url) VALUES (x'63', 'a', 1, 'http://x')",
         )
         .await;
+        count(&ledger).await;
         let all = ledger.stats(None).await.expect("asked");
         assert_eq!((all.images, all.logical_bytes), (5, 400));
         assert_eq!(
@@ -264,6 +260,7 @@ mod tests {
         original(&ledger, 1, "", "stored", 0).await;
         original(&ledger, 2, "", "pending", 0).await;
         original(&ledger, 3, "", "deleting", 0).await;
+        count(&ledger).await;
         let due = "2026-01-01T00:00:00Z"
             .parse::<DateTime<Utc>>()
             .expect("a time");
@@ -288,7 +285,7 @@ mod tests {
         }
         sql(
             &ledger,
-            "UPDATE original_images SET lease_until = '2999-01-01T00:00:00.000+00:00'".to_owned(),
+            "UPDATE original_images SET lease_until = '2999-01-01T00:00:00.000+00:00'",
         )
         .await;
         let seen = ledger.observe_originals(day).await.expect("asked");

@@ -2,7 +2,7 @@
 
 use entity::{original_images, store_meta};
 use sea_orm::sea_query::OnConflict;
-use sea_orm::{ActiveValue::Set, EntityTrait, QuerySelect};
+use sea_orm::{ActiveValue::Set, EntityTrait, QueryOrder, QuerySelect};
 use uuid::Uuid;
 
 use super::{Ledger, LedgerError};
@@ -46,6 +46,7 @@ impl Ledger {
     /// The database did not answer.
     pub async fn is_unused(&self) -> Result<bool, LedgerError> {
         let any = original_images::Entity::find()
+            .order_by_asc(original_images::Column::Id)
             .limit(1)
             .one(&self.writer)
             .await?;

@@ -10,6 +10,7 @@ use sea_orm::{
     ColumnTrait, DbBackend, EntityTrait, FromQueryResult, PaginatorTrait, QueryFilter, QuerySelect,
 };
 
+use super::usage::UsageChanges;
 use super::{Ledger, LedgerError, clock};
 use crate::seams::Connection;
 
@@ -190,6 +191,9 @@ impl Ledger {
             .filter(original_images::Column::Id.eq(id))
             .exec(&transaction)
             .await?;
+        let mut usage = UsageChanges::default();
+        usage.recounted(&row.scope, row.reference_count, live);
+        usage.write(&transaction, self.backend).await?;
         transaction.commit().await?;
         Ok(Recount::Settled {
             reference_count: live,

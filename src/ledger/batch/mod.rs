@@ -60,6 +60,7 @@ impl Ledger {
         }
         write::insert_receipts(&transaction, self.backend, &plan).await?;
         write::count_own_references(&transaction, operations, &mut plan).await?;
+        plan.usage.write(&transaction, self.backend).await?;
         reach(Point::BatchWritten, || operations.len()).await;
         let commit = transaction.commit();
         if enforced(Rule::AnswerAfterCommit) {

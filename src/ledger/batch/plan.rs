@@ -12,6 +12,7 @@ use entity::{ContentDigest, ImageId, LeaseToken, OriginalId, images};
 use super::look::Seen;
 use super::operation::{AcquireReference, CommitUpload, ContentClaim, Operation, Outcome};
 use crate::ledger::LedgerError;
+use crate::ledger::usage::UsageChanges;
 use crate::seams::{Rule, enforced};
 use crate::upload::{ContentRef, Disposition, ImageView, StoredImage, TenantId};
 
@@ -36,6 +37,8 @@ pub(super) struct Plan {
     pub(super) deltas: BTreeMap<OriginalId, i64>,
     /// (source, event id, answer).
     pub(super) receipts: Vec<(String, String, serde_json::Value)>,
+    /// What becomes of the counters.
+    pub(super) usage: UsageChanges,
 }
 
 /// A damaged stored row and the pending row whose sound object it takes over.
@@ -310,6 +313,7 @@ impl Planner {
                 let key = key_of(row);
                 let token = row.lease_token.take();
                 self.plan.promote.extend(token.map(|token| (own, token)));
+                self.plan.usage.original_stored(&self.seen.originals[&own]);
                 self.stored.insert(key, own);
                 (own, Disposition::Miss)
             }
@@ -335,6 +339,12 @@ impl Planner {
         let now = self.plan.now;
         let row = self.row(original);
         row.reference_count += 1;
+        let row = &self.seen.originals[&original];
+        let count = row.reference_count;
+        self.plan.usage.recounted(&row.scope, count - 1, count);
+        self.plan
+            .usage
+            .image_created(new.tenant.as_str(), Some(row.file_size));
         let image = images::Model {
             id: new.id,
             tenant: new.tenant.to_string(),

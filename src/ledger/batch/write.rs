@@ -31,7 +31,7 @@ const IMAGE_COLUMNS: [images::Column; 10] = [
     images::Column::CreatedAt,
 ];
 
-/// The first part: originals. Lock order everywhere: originals, then images.
+/// The first part: originals. Lock order everywhere: originals, then images, then usage counters.
 pub(super) async fn write_originals(
     transaction: &Transaction,
     backend: DbBackend,

@@ -72,6 +72,9 @@ impl Planner {
                 image.deleted_at = Some(now);
                 image.was_original_id = image.original_image_id.take();
                 self.plan.release.push(id);
+                self.plan
+                    .usage
+                    .image_deleted(tenant.as_str(), image.file_size);
                 DeleteOutcome::Deleted
             }
         };
@@ -105,6 +108,8 @@ impl Planner {
             )));
         }
         *self.plan.deltas.entry(original).or_default() -= 1;
+        let count = row.reference_count;
+        self.plan.usage.recounted(&row.scope, count + 1, count);
         if row.reference_count == 0 {
             row.zero_since = Some(self.plan.now);
         }

@@ -1,0 +1,22 @@
+//! Conditions with their constants written into the statement.
+//!
+//! A partial index serves a statement only when the planner sees that the statement's condition
+//! implies the index's. With a bound parameter SQLite finds that out by preparing the statement anew
+//! for every value, and PostgreSQL can keep no plan for it.
+
+use entity::original_images::OriginalState;
+use sea_orm::ActiveEnum;
+use sea_orm::sea_query::Expr;
+
+/// `original_images.state` is this one.
+pub(super) fn state_is(state: OriginalState) -> Expr {
+    Expr::cust(format!(
+        "\"original_images\".\"state\" = '{}'",
+        state.to_value()
+    ))
+}
+
+/// No image refers to the original, as far as its count says.
+pub(super) fn is_unreferenced() -> Expr {
+    Expr::cust("\"original_images\".\"reference_count\" = 0")
+}
