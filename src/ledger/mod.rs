@@ -26,7 +26,7 @@ pub mod verify;
 
 #[cfg(not(feature = "seams"))]
 use sea_orm::TransactionTrait;
-use sea_orm::{DbBackend, SqliteTransactionMode, TransactionOptions};
+use sea_orm::{DbBackend, SqliteTransactionMode, Statement, TransactionOptions};
 
 pub(crate) use connect::sqlite_file;
 pub use error::LedgerError;
@@ -50,6 +50,17 @@ impl Ledger {
     /// Which database this is.
     pub fn backend(&self) -> DbBackend {
         self.backend
+    }
+
+    /// Tells `observe` of every statement that this ledger, and each of its clones from now on, runs,
+    /// with its values, after it was run; not of `BEGIN` and `COMMIT`. For whoever must see what the
+    /// database is asked: the statements' plans are checked by it.
+    pub fn observe_statements(&mut self, observe: impl Fn(&Statement) + Send + Sync + 'static) {
+        let observe = std::sync::Arc::new(observe);
+        for pool in [&mut self.writer, &mut self.reader] {
+            let observe = std::sync::Arc::clone(&observe);
+            pool.set_metric_callback(move |info| observe(info.statement));
+        }
     }
 
     /// Begins a write transaction. On SQLite it takes the write lock at once: a transaction that

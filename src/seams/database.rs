@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use sea_orm::metric::Info;
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult,
     QueryResult, RuntimeErr, SqlxError, Statement, TransactionOptions, TransactionTrait,
@@ -37,6 +38,13 @@ impl Connection {
         let verdict = ask("begin", "").await;
         let begun = verdict.carry_out(self.0.begin_with_options(options), lost);
         begun.await.map(Transaction)
+    }
+
+    pub(crate) fn set_metric_callback(
+        &mut self,
+        callback: impl Fn(&Info<'_>) + Send + Sync + 'static,
+    ) {
+        self.0.set_metric_callback(callback);
     }
 
     pub(crate) async fn close(self) -> Result<(), DbErr> {

@@ -11,6 +11,7 @@ cases! {
         a_missing_object_is_seen,
         a_truncated_object_is_seen,
         a_wrong_count_is_seen,
+        a_wrong_counter_is_seen,
         open_work_is_seen,
         unreferenced_past_its_grace_is_seen,
     ],
@@ -49,6 +50,12 @@ async fn sound_store(ctx: &mut Context) -> Outside {
             "INSERT INTO images (id, original_image_id, content_hash, file_size)
              VALUES ({id}, {id}, {hash}, 5)"
         ))
+        .await;
+    outside
+        .sql(
+            "INSERT INTO usage_counters (owner, slot, images, logical_bytes, originals, stored_bytes)
+             VALUES ('default', 0, 1, 5, 1, 5)",
+        )
         .await;
     outside
         .plant_object(&format!("{prefix}{KEY}"), b"bytes")
@@ -99,6 +106,12 @@ async fn a_wrong_count_is_seen(ctx: &mut Context) {
         .sql("UPDATE original_images SET reference_count = 2")
         .await;
     sees(&outside, "counts 2, has 1").await;
+}
+
+async fn a_wrong_counter_is_seen(ctx: &mut Context) {
+    let outside = sound_store(ctx).await;
+    outside.sql("UPDATE usage_counters SET images = 2").await;
+    sees(&outside, "the counters of \"default\"").await;
 }
 
 async fn open_work_is_seen(ctx: &mut Context) {

@@ -18,6 +18,7 @@ mod keys;
 mod lifecycle;
 mod linearizable;
 mod listing;
+mod queries;
 mod races;
 mod references;
 mod roundtrip;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         lifecycle::cases(),
         uploads::cases(),
         bad_bodies::cases(),
+        queries::cases(),
         references::cases(),
         listing::cases(),
         content::cases(),

@@ -13,6 +13,7 @@ mod s3;
 #[cfg(feature = "seams")]
 mod seams;
 mod server;
+mod usage;
 
 use std::cell::RefCell;
 use std::fmt;

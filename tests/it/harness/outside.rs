@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use entity::original_images::OriginalState;
-use entity::{OriginalId, images, original_images};
+use entity::{OriginalId, images, original_images, usage_counters};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, EntityTrait};
 #[cfg(feature = "seams")]
 use sea_orm::{DbBackend, Statement};
@@ -15,6 +15,7 @@ use sea_orm::{DbBackend, Statement};
 use super::client::Api;
 use super::images::sha256_hex;
 use super::s3::S3Server;
+use super::usage::wrong_counters;
 
 /// How long the reapers may take to come to rest.
 const REST_LIMIT: Duration = Duration::from_secs(40);
@@ -230,8 +231,10 @@ impl Outside {
         let mut objects = self.objects().await;
         let originals = self.originals().await;
         let images = self.images().await;
+        let counters = usage_counters::Entity::find().all(&self.database).await;
+        let counters = counters.expect("the table can be read");
         let mut live: HashMap<OriginalId, i64> = HashMap::new();
-        let mut wrong = Vec::new();
+        let mut wrong = wrong_counters(&originals, &images, &counters);
         for image in images.iter().filter(|image| image.deleted_at.is_none()) {
             match image.original_image_id {
                 Some(original) => *live.entry(original).or_default() += 1,
