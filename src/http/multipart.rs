@@ -13,6 +13,8 @@ use super::filename::{self, InvalidFilename};
 
 /// The longest boundary (RFC 2046, section 5.1.1).
 const MAX_BOUNDARY_BYTES: usize = 70;
+/// What a delimiter begins with, but for the one at the very beginning of a body.
+const LINE_BREAK: &[u8] = b"\r\n";
 /// The longest head of one part. A filename of the greatest length, percent-encoded, fits twice.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// All that is not a file: preamble, heads, text parts, epilogue. Room for thousands of parts.
@@ -94,7 +96,7 @@ impl MultipartParser {
         Ok(Self {
             finder: memmem::Finder::new(&delimiter).into_owned(),
             // The first delimiter may begin the body; this is the line break before it.
-            buffer: Bytes::from_static(b"\r\n"),
+            buffer: Bytes::from_static(LINE_BREAK),
             state: State::Preamble,
             overhead_bytes: 0,
         })
@@ -104,12 +106,23 @@ impl MultipartParser {
     pub fn feed(&mut self, bytes: Bytes) {
         if self.buffer.is_empty() {
             self.buffer = bytes;
+        } else if self.state == State::Preamble && self.begins_with_delimiter(&bytes) {
+            // The usual body: its first piece, most of a small one, need not be copied.
+            self.buffer = bytes;
+            self.buffer
+                .advance(self.finder.needle().len() - LINE_BREAK.len());
+            self.state = State::AfterDelimiter;
         } else {
             let mut joined = BytesMut::with_capacity(self.buffer.len() + bytes.len());
             joined.extend_from_slice(&self.buffer);
             joined.extend_from_slice(&bytes);
             self.buffer = joined.freeze();
         }
+    }
+
+    /// Whether these bytes complete the first delimiter, of which the line break is there.
+    fn begins_with_delimiter(&self, bytes: &[u8]) -> bool {
+        self.buffer == LINE_BREAK && bytes.starts_with(&self.finder.needle()[LINE_BREAK.len()..])
     }
 
     /// The next step, or `None` when more bytes are needed.
