@@ -16,6 +16,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use tokio::sync::Semaphore;
@@ -29,6 +30,8 @@ use budget::Budget;
 
 /// With less than this free, the spool is not ready for uploads.
 const MIN_FREE_BYTES: u64 = 1024 * 1024;
+/// Pieces in one `writev(2)`: Linux takes 1024.
+const MAX_SLICES: usize = 1024;
 /// What [`Spool::check`] writes: one block, so that a full disk or quota shows.
 const PROBE: [u8; 4096] = [0; 4096];
 
@@ -117,6 +120,24 @@ impl Spool {
 
 fn probe(directory: &Path) -> io::Result<()> {
     unlinked_file(directory)?.write_all(&PROBE)
+}
+
+/// Writes pieces one after the other in as few calls as the kernel allows.
+pub(crate) fn write_pieces(pieces: &[Bytes], mut target: &File) -> io::Result<()> {
+    use std::io::IoSlice;
+    for some in pieces.chunks(MAX_SLICES) {
+        let mut slices: Vec<IoSlice<'_>> = some.iter().map(|piece| IoSlice::new(piece)).collect();
+        let mut left = &mut slices[..];
+        while !left.is_empty() {
+            match target.write_vectored(left) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => IoSlice::advance_slices(&mut left, written),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A new file without a name. Without `O_EXCL`, which `tempfile` sets: a store on the same file system

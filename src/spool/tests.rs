@@ -263,3 +263,15 @@ fn the_directory_is_the_owners_alone() {
     let metadata = std::fs::metadata(test.directory.path().join("spool")).expect("it is there");
     assert_eq!(metadata.permissions().mode() & 0o777, 0o700);
 }
+
+#[test]
+fn pieces_of_any_number_and_length_are_written_in_order() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("file");
+    let pieces: Vec<Bytes> = (0..2500_usize)
+        .map(|n| Bytes::from(vec![n as u8; n % 7]))
+        .collect();
+    let file = std::fs::File::create(&path).expect("created");
+    write_pieces(&pieces, &file).expect("written");
+    assert_eq!(std::fs::read(&path).expect("readable"), pieces.concat());
+}

@@ -1,7 +1,7 @@
 //! A body while it comes in.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::budget::{GaugeShare, Hold};
 use super::chunks::ChunkList;
-use super::{Spool, SpooledBody, unlinked_file};
+use super::{Spool, SpooledBody, unlinked_file, write_pieces};
 
 /// The most that is hashed at a stretch on a thread that others share: about 0.1 ms.
 const INLINE_HASH_BYTES: usize = 64 * 1024;
@@ -257,7 +257,7 @@ impl Worker {
         let spool = spool.clone();
         *self = Self::Busy(tokio::task::spawn_blocking(move || {
             let Gather { chunks, hold } = pieces;
-            let result = sink.append(&spool, chunks.into_chunks(), hashed);
+            let result = sink.append(&spool, &chunks.into_chunks(), hashed);
             drop(hold);
             drop(slot);
             result
@@ -271,18 +271,16 @@ impl Sink {
         Self { file: None, hasher }
     }
 
-    fn append(mut self, spool: &Spool, chunks: Vec<Bytes>, hashed: Hashed) -> io::Result<Self> {
+    fn append(mut self, spool: &Spool, chunks: &[Bytes], hashed: Hashed) -> io::Result<Self> {
         let file = match &mut self.file {
             Some(file) => file,
             none => none.insert(unlinked_file(&spool.shared.directory)?),
         };
-        // Piece by piece, so that the bytes are in the core's cache for the second pass over them.
-        for chunk in chunks {
-            if hashed == Hashed::Not {
-                self.hasher.update(&chunk);
-            }
-            file.write_all(&chunk)?;
+        if hashed == Hashed::Not {
+            chunks.iter().for_each(|chunk| self.hasher.update(chunk));
         }
+        // In one call: a file system that is told of many pages at once takes them as few large ones.
+        write_pieces(chunks, file)?;
         Ok(self)
     }
 }

@@ -9,7 +9,6 @@ use rustix::fs::{AtFlags, CWD, linkat};
 use rustix::io::Errno;
 use tempfile::{Builder, NamedTempFile};
 
-use crate::spool::SpooledBody;
 use crate::store::body::{CHUNK_BYTES, read_chunk};
 
 /// Named temporary files begin with it. They exist only where an unlinked file cannot be given a
@@ -84,18 +83,6 @@ pub(super) fn create_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Writes a whole body at the start of an empty file, by position: clones of a spooled file share
-/// its cursor.
-pub(super) fn write_body(body: &SpooledBody, target: &mut File) -> io::Result<()> {
-    use std::io::Write;
-    match body {
-        SpooledBody::Memory { chunks, .. } => {
-            chunks.iter().try_for_each(|chunk| target.write_all(chunk))
-        }
-        SpooledBody::File { file, bytes } => copy(file, *bytes, target),
-    }
-}
-
 fn copy(source: &File, bytes: u64, target: &mut File) -> io::Result<()> {
     use std::io::Write;
     let mut offset = 0;
@@ -107,35 +94,47 @@ fn copy(source: &File, bytes: u64, target: &mut File) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives a file without a name its name `target`, in `target`'s directory, which is made where it
-/// is missing (its parent must be there). Nothing is ever overwritten. The entry is not durable yet.
+/// Makes a file `target`, in `target`'s directory, which is made where it is missing (its parent must be
+/// there). Nothing is ever overwritten. The entry is not durable yet.
+pub(super) fn create(target: &Path) -> io::Result<File> {
+    in_its_directory(target, || File::create_new(target))
+}
+
+/// Gives a file without a name its name `target`; otherwise as [`create`].
 ///
 /// Where the kernel or the file system cannot name an unlinked file (no `/proc`, another file
 /// system, `O_TMPFILE` emulated), its bytes are copied to a named file in `spool` and that is moved.
 pub(super) fn place(file: &File, bytes: u64, target: &Path, spool: &Path) -> io::Result<()> {
     let directory = target.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut copied = None;
+    let named = in_its_directory(target, || match name_unlinked(file, target) {
+        Err(e) if cannot_be_named(e) && directory.exists() => Ok(false),
+        named => named.map(|()| true).map_err(io::Error::from),
+    });
+    if named? {
+        return Ok(());
+    }
+    let mut copy = Some(named_copy(file, bytes, spool)?);
+    in_its_directory(target, || match copy.take() {
+        None => Err(io::Error::other("the copy is gone")),
+        Some(unmoved) => unmoved
+            .persist_noclobber(target)
+            .map(drop)
+            .map_err(|refused| {
+                copy = Some(refused.file);
+                refused.error
+            }),
+    })
+}
+
+/// Makes a new entry in a directory that a delete of the digest's last other generation may take away
+/// at any moment.
+fn in_its_directory<T>(target: &Path, mut enter: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let directory = target.parent().ok_or(io::ErrorKind::InvalidInput)?;
     for _ in 0..MAX_PLACE_ROUNDS {
         create_directory(directory)?;
-        let placed = match copied.take() {
-            None => match name_unlinked(file, target) {
-                Err(e) if cannot_be_named(e) && directory.exists() => {
-                    copied = Some(named_copy(file, bytes, spool)?);
-                    continue;
-                }
-                named => named.map_err(io::Error::from),
-            },
-            Some(copy) => NamedTempFile::persist_noclobber(copy, target)
-                .map(drop)
-                .map_err(|refused| {
-                    copied = Some(refused.file);
-                    refused.error
-                }),
-        };
-        match placed {
-            // A delete of the digest's last other generation took the directory away.
+        match enter() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            placed => return placed,
+            entered => return entered,
         }
     }
     Err(io::Error::other(
@@ -205,6 +204,15 @@ mod tests {
             io::ErrorKind::AlreadyExists
         );
         assert_eq!(fs::read(&target).expect("readable"), b"one");
+    }
+
+    #[test]
+    fn a_new_file_overwrites_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let target = dir.path().join("new/file");
+        create(&target).expect("created");
+        let again = create(&target).expect_err("taken");
+        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
     }
 
     #[test]

@@ -7,8 +7,9 @@
 //! ```
 //!
 //! A large body is spooled into the same file system, so that storing it is giving it a name: its
-//! bytes are written once. The file is synced before it gets its name, the directories after it, so
-//! a file that can be seen is whole, and a `put` that returned survives a power cut.
+//! bytes are written once. The file is synced after it got its name, then the directories: a journalling
+//! file system makes all of that durable at once, and a `put` that returned survives a power cut. A
+//! file may be cut short only while its row is `pending`, which nobody reads.
 //!
 //! Every call blocks on the disk and runs on the blocking pool; a caller that goes away cancels
 //! nothing.

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use uuid::Uuid;
 
 use super::durable;
-use crate::spool::SpooledBody;
+use crate::spool::{SpooledBody, write_pieces};
 use crate::store::StoreErrorKind::{Damaged, NotFound, Refused, Unknown};
 use crate::store::{StorageKey, StoreError, StoreErrorKind};
 
@@ -86,33 +86,39 @@ impl Tree {
         named.ok_or_else(|| StoreError::new(Refused, operation, key, "not the key of an original"))
     }
 
+    /// The file has its name before it is synced: so bytes, name and directories become durable by one
+    /// commit of the file system's journal. What a crash cuts short has a `pending` row (rule R2), which
+    /// nobody reads and the reaper deletes.
     pub(super) fn put(&self, key: &str, body: &SpooledBody) -> Result<(), StoreError> {
         let place = self.place("put", key)?;
-        let spool = spool_dir(&self.root);
-        let prepared = prepare(body, &spool)
-            .and_then(|file| self.create_shard(&place).map(|()| file))
+        self.create_shard(&place)
             .map_err(failed(Refused, "put", key))?;
-        let file: &File = match (&prepared, body) {
-            (Some(written), _) => written,
-            (None, SpooledBody::File { file, .. }) => file,
-            (None, SpooledBody::Memory { .. }) => {
-                return Err(StoreError::new(Refused, "put", key, "a body without bytes"));
-            }
+        // The outer error: it has no name. The inner one: it has, but its bytes are not durable.
+        let entered = match body {
+            SpooledBody::Memory { chunks, .. } => durable::create(&place.file)
+                .map(|file| write_pieces(chunks, &file).and_then(|()| file.sync_all())),
+            SpooledBody::File { file, bytes } => check_length(file, *bytes)
+                .and_then(|()| durable::place(file, *bytes, &place.file, &spool_dir(&self.root)))
+                .map(|()| file.sync_all()),
         };
-        if let Err(error) = durable::place(file, body.len(), &place.file, &spool) {
+        let (kind, error) = match entered {
+            Ok(Ok(())) => {
+                return durable::sync_directory(&place.directory)
+                    .and_then(|()| durable::sync_directory(&place.shard))
+                    .map_err(failed(Unknown, "put", key));
+            }
             // An object under the key is one that this put did not write. Keys are never reused
             // (rule R1), so that is a bug, and `Refused` would say that nothing is there.
-            let kind = match error.kind() {
-                io::ErrorKind::AlreadyExists => Unknown,
-                _ => Refused,
-            };
-            // Leaves the directory to whoever has a file in it.
-            let _ = fs::remove_dir(&place.directory);
-            return Err(StoreError::new(kind, "put", key, error));
-        }
-        durable::sync_directory(&place.directory)
-            .and_then(|()| durable::sync_directory(&place.shard))
-            .map_err(failed(Unknown, "put", key))
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => (Unknown, error),
+            Err(error) => (Refused, error),
+            Ok(Err(error)) => match fs::remove_file(&place.file) {
+                Ok(()) => (Refused, error),
+                Err(_) => (Unknown, error),
+            },
+        };
+        // Leaves the directory to whoever has a file in it.
+        let _ = fs::remove_dir(&place.directory);
+        Err(StoreError::new(kind, "put", key, error))
     }
 
     fn create_shard(&self, place: &Place) -> io::Result<()> {
@@ -246,25 +252,14 @@ impl Tree {
     }
 }
 
-/// The body in a file without a name, durable: `None` where it is in one already.
-fn prepare(body: &SpooledBody, spool: &Path) -> io::Result<Option<File>> {
-    match body {
-        SpooledBody::Memory { .. } => {
-            let mut file = tempfile::tempfile_in(spool)?;
-            durable::write_body(body, &mut file)?;
-            file.sync_data()?;
-            Ok(Some(file))
-        }
-        SpooledBody::File { file, bytes } => {
-            let found = file.metadata()?.len();
-            if found != *bytes {
-                let text = format!("the spooled file has {found} bytes, not {bytes}");
-                return Err(io::Error::other(text));
-            }
-            file.sync_data()?;
-            Ok(None)
-        }
+/// A spooled file is as long as what was written into it, or something cut it.
+fn check_length(file: &File, bytes: u64) -> io::Result<()> {
+    let found = file.metadata()?.len();
+    if found != bytes {
+        let text = format!("the spooled file has {found} bytes, not {bytes}");
+        return Err(io::Error::other(text));
     }
+    Ok(())
 }
 
 /// Removes an object and its directory, if it was the last there; notes what to sync. A missing
