@@ -3,15 +3,13 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use actix::Addr;
 use entity::{ContentDigest, ImageId};
 use tokio::sync::mpsc;
 
 use crate::actors::dedup::ImageIds;
-use crate::actors::hash::{HashActor, HashUpload};
+use crate::actors::hash::{HashUpload, Hashers};
 use crate::actors::refcount::{Apply, Shards};
 use crate::ledger::batch::{AcquireReference, Operation, Outcome, ReleaseImages};
 use crate::ledger::{Ledger, LedgerError};
@@ -44,8 +42,7 @@ pub struct Service {
     store: Arc<dyn BlobStore>,
     identity: StoreIdentity,
     spool: Spool,
-    hashers: Arc<[Addr<HashActor>]>,
-    next_hasher: Arc<AtomicUsize>,
+    hashers: Hashers,
     refcounts: Shards,
     scoping: Scoping,
 }
@@ -104,26 +101,34 @@ pub struct WebhookReceipt {
 }
 
 impl Service {
-    /// Puts the parts together; `hashers` must not be empty.
+    /// Puts the parts together.
     pub fn new(
         ledger: Ledger,
         store: Arc<dyn BlobStore>,
         identity: StoreIdentity,
         spool: Spool,
-        hashers: Vec<Addr<HashActor>>,
+        hashers: Hashers,
         refcounts: Shards,
         scoping: Scoping,
     ) -> Self {
-        let next_hasher = Arc::default();
         Self {
             ledger,
             store,
             identity,
             spool,
-            hashers: hashers.into(),
-            next_hasher,
+            hashers,
             refcounts,
             scoping,
+        }
+    }
+
+    /// The same service for the calling thread, which reads sockets and runs an arbiter: bodies that it
+    /// reads are taken in on it.
+    #[must_use]
+    pub fn on_this_thread(&self) -> Self {
+        Self {
+            hashers: self.hashers.with_one_here(),
+            ..self.clone()
         }
     }
 
@@ -138,8 +143,7 @@ impl Service {
         impl Future<Output = Result<StoredUpload, UploadError>> + use<>,
     ) {
         let (events, body) = mpsc::channel(BODY_CHANNEL);
-        let turn = self.next_hasher.fetch_add(1, Ordering::Relaxed);
-        let answer = self.hashers[turn % self.hashers.len()].send(HashUpload { request, body });
+        let answer = self.hashers.nearest().send(HashUpload { request, body });
         let tether = (!enforced(Rule::WorkOutlivesClient)).then(|| events.clone());
         (events, async move {
             let answer = answer.await;
@@ -456,6 +460,6 @@ impl Service {
 
     /// Whether every actor that uploads and deletions pass is there.
     pub fn is_alive(&self) -> bool {
-        self.refcounts.connected() && self.hashers.iter().all(Addr::connected)
+        self.refcounts.connected() && self.hashers.connected()
     }
 }

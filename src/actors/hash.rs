@@ -11,6 +11,9 @@
 //! is longer than about half a millisecond; large bodies are hashed on the blocking pool.
 
 mod intake;
+mod pool;
+
+use std::sync::Arc;
 
 use actix::prelude::*;
 use tokio::sync::mpsc;
@@ -24,8 +27,9 @@ use crate::spool::Spool;
 use crate::upload::{BodyEvent, HashedUpload, StoredUpload, UploadError, UploadRequest};
 
 use intake::Intake;
+pub use pool::Hashers;
 
-/// One per arbiter; whoever starts uploads takes them in turn.
+/// One per arbiter; [`Hashers`] says which of them takes a body.
 #[derive(Debug)]
 pub struct HashActor {
     intake: Intake,
@@ -35,7 +39,7 @@ pub struct HashActor {
 
 impl HashActor {
     /// An actor that spools into `spool` under the limits of `config`, and hands on to `dedup`.
-    pub fn new(dedup: Recipient<ResolveUpload>, spool: Spool, config: UploadConfig) -> Self {
+    pub fn new(dedup: Recipient<ResolveUpload>, spool: Spool, config: Arc<UploadConfig>) -> Self {
         Self {
             intake: Intake::new(spool, config),
             dedup,

@@ -1,4 +1,4 @@
-//! Starts every actor once, each on an arbiter of its own kind, downstream first.
+//! Starts every actor once, on arbiters that live as long as the server, downstream first.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::actors::Drain;
 use crate::actors::background::Nudge;
 use crate::actors::blob::BlobActor;
 use crate::actors::dedup::{DedupActor, Resolver};
-use crate::actors::hash::HashActor;
+use crate::actors::hash::{HashActor, Hashers};
 use crate::actors::refcount::{RefcountActor, Shards};
 use crate::config::Config;
 use crate::ledger::Ledger;
@@ -29,7 +29,7 @@ const POSTGRES_SHARDS: usize = 4;
 #[derive(Debug)]
 pub(super) struct Pipeline {
     service: Service,
-    hashers: Vec<Addr<HashActor>>,
+    hasher: Addr<HashActor>,
     dedup: Addr<DedupActor>,
     blobs: Addr<BlobActor>,
     reapers: Reapers,
@@ -45,7 +45,7 @@ impl Pipeline {
         identity: StoreIdentity,
         spool: Spool,
     ) -> Self {
-        let mut arbiters = Arbiters::default();
+        let mut arbiters = Arbiters::for_database(ledger.backend());
         let blobs = {
             let (store, storage) = (store.clone(), config.storage.clone());
             arbiters.start(move || BlobActor::from_config(store, &storage))
@@ -66,30 +66,28 @@ impl Pipeline {
             );
             arbiters.start(move || DedupActor::new(resolver))
         };
-        let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let hashers: Vec<_> = (0..cores)
-            .map(|_| {
-                let (dedup, spool) = (dedup.clone().recipient(), spool.clone());
-                let upload = config.upload.clone();
-                arbiters.start(move || HashActor::new(dedup, spool, upload))
-            })
-            .collect();
+        let make_hasher = {
+            let (dedup, spool) = (dedup.clone(), spool.clone());
+            let upload = Arc::new(config.upload.clone());
+            move || HashActor::new(dedup.clone().recipient(), spool.clone(), upload.clone())
+        };
+        let hasher = arbiters.start_alone(make_hasher.clone());
         let service = Service::new(
             ledger.clone(),
             store.clone(),
             identity,
             spool,
-            hashers.clone(),
+            Hashers::new(hasher.clone(), make_hasher),
             refcounts,
             scoping,
         );
         Self {
             service,
-            hashers,
+            hasher,
             dedup,
             blobs,
             reapers,
-            arbiters: arbiters.0,
+            arbiters: arbiters.threads,
         }
     }
 
@@ -100,9 +98,7 @@ impl Pipeline {
     /// Ends upstream first, so that nothing arrives at what has ended. An actor that is gone already
     /// has nothing in flight.
     pub(super) async fn drain(&self) {
-        for hasher in &self.hashers {
-            let _ = hasher.send(Drain).await;
-        }
+        let _ = self.hasher.send(Drain).await;
         let _ = self.dedup.send(Drain).await;
         self.reapers.drain().await;
         let _ = self.blobs.send(Drain).await;
@@ -127,19 +123,50 @@ impl Pipeline {
     }
 }
 
-#[derive(Default)]
-struct Arbiters(Vec<Arbiter>);
+/// The threads of the actors.
+struct Arbiters {
+    threads: Vec<Arbiter>,
+    /// SQLite has one writer, so everything behind the hashers waits for the same thread anyway: these
+    /// actors share one, and a message from one to the next wakes nobody.
+    shared: Option<ArbiterHandle>,
+}
 
 impl Arbiters {
-    /// Starts an actor on a thread of its own.
+    fn for_database(backend: DbBackend) -> Self {
+        let mut arbiters = Self {
+            threads: Vec::new(),
+            shared: None,
+        };
+        if backend == DbBackend::Sqlite {
+            arbiters.shared = Some(arbiters.new_thread());
+        }
+        arbiters
+    }
+
+    fn new_thread(&mut self) -> ArbiterHandle {
+        let arbiter = Arbiter::new();
+        let handle = arbiter.handle();
+        self.threads.push(arbiter);
+        handle
+    }
+
+    /// Starts an actor that waits more than it works.
     fn start<A: Actor<Context = Context<A>>>(
         &mut self,
         make: impl FnOnce() -> A + Send + 'static,
     ) -> Addr<A> {
-        let arbiter = Arbiter::new();
-        let address = A::start_in_arbiter(&arbiter.handle(), |_| make());
-        self.0.push(arbiter);
-        address
+        match self.shared.clone() {
+            Some(shared) => A::start_in_arbiter(&shared, |_| make()),
+            None => self.start_alone(make),
+        }
+    }
+
+    /// Starts an actor on a thread of its own.
+    fn start_alone<A: Actor<Context = Context<A>>>(
+        &mut self,
+        make: impl FnOnce() -> A + Send + 'static,
+    ) -> Addr<A> {
+        A::start_in_arbiter(&self.new_thread(), |_| make())
     }
 }
 

@@ -118,15 +118,15 @@ pub fn serve(
     draining: Arc<AtomicBool>,
 ) -> io::Result<Server> {
     let settings = Data::new(Settings::new(config, draining)?);
-    let (service, ledger) = (Data::new(service), Data::new(ledger));
+    let ledger = Data::new(ledger);
     run(listener, config, move |app| {
         app.app_data(settings.clone());
-        app.app_data(service.clone());
+        app.app_data(Data::new(service.on_this_thread()));
         app.app_data(ledger.clone());
     })
 }
 
-/// The server itself, with whatever data its routes find.
+/// The server itself, with whatever data its routes find: `add_data` runs once on each worker's thread.
 fn run(
     listener: TcpListener,
     config: &Config,

@@ -25,11 +25,8 @@ pub(super) struct Intake {
 }
 
 impl Intake {
-    pub(super) fn new(spool: Spool, config: UploadConfig) -> Self {
-        Self {
-            spool,
-            config: Arc::new(config),
-        }
+    pub(super) fn new(spool: Spool, config: Arc<UploadConfig>) -> Self {
+        Self { spool, config }
     }
 
     /// Takes a whole body in. Returns at the first thing that is wrong with it, with all that it

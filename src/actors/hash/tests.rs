@@ -1,6 +1,7 @@
 use std::cell::RefCell;
 use std::io::Read;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -80,7 +81,7 @@ impl Bench {
         let received = Rc::clone(&recorder.received);
         let dedup = recorder.start().recipient();
         Self {
-            hash: HashActor::new(dedup, spool.clone(), config).start(),
+            hash: HashActor::new(dedup, spool.clone(), Arc::new(config)).start(),
             received,
             free_at_start: spool.free_permits(),
             spool,
@@ -416,7 +417,7 @@ async fn without_anybody_downstream_the_outcome_is_unknown() {
     let dedup = Recorder::start_in_arbiter(&gone.handle(), |_| Recorder::default()).recipient();
     gone.stop();
     gone.join().expect("ended");
-    let hash = HashActor::new(dedup, bench.spool.clone(), config()).start();
+    let hash = HashActor::new(dedup, bench.spool.clone(), Arc::new(config())).start();
     let (sender, body) = mpsc::channel(10);
     for event in whole(b"bytes") {
         sender.send(event).await.expect("room");
