@@ -141,6 +141,7 @@ fn upload(own: Option<(OriginalId, LeaseToken)>) -> Operation {
             file_size: PHOTO_BYTES as i64,
             own,
         }],
+        intents: Vec::new(),
         images: vec![image],
         must_not_exist: None,
     })
@@ -160,15 +161,16 @@ async fn store_one(ledger: &Ledger) {
         lease: Duration::from_secs(900),
         put_deadline: Duration::from_secs(3600),
     };
-    ledger
-        .announce_generations(&[generation])
-        .await
-        .expect("announced");
-    let operations = [upload(Some((id, lease_token)))];
-    ledger
-        .apply_batch(&operations, Run::First, Duration::ZERO)
-        .await
-        .expect("stored");
+    let mut announcing = upload(None);
+    if let Operation::Upload(upload) = &mut announcing {
+        upload.intents.push(generation);
+    }
+    for operation in [announcing, upload(Some((id, lease_token)))] {
+        ledger
+            .apply_batch(&[operation], Run::First, Duration::ZERO)
+            .await
+            .expect("announced, then stored");
+    }
 }
 
 /// A durable file: what a new original pays to the disk.

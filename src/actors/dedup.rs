@@ -11,7 +11,6 @@
 //!   decides which row stays.
 //! - Work runs in tasks that no caller's disconnect can drop (rule R13).
 
-mod announcer;
 mod flights;
 mod job;
 mod resolver;

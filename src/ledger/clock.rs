@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use sea_orm::DbBackend;
-use sea_orm::sea_query::{Expr, Value};
+use chrono::{DateTime, SubsecRound, Utc};
+use sea_orm::sea_query::{Expr, Query, Value};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr};
 
 #[cfg(feature = "seams")]
 use crate::seams::{Rule, broken, enforced};
@@ -17,6 +17,28 @@ const SQLITE_FORMAT: &str = "%Y-%m-%dT%H:%M:%f+00:00";
 /// The current time.
 pub fn now(backend: DbBackend) -> Expr {
     shifted(backend, '+', Duration::ZERO)
+}
+
+/// The current time, to be written by several statements of one transaction.
+///
+/// # Errors
+/// The database did not answer.
+pub async fn read(
+    database: &impl ConnectionTrait,
+    backend: DbBackend,
+) -> Result<DateTime<Utc>, DbErr> {
+    #[cfg(feature = "seams")]
+    if !enforced(Rule::DatabaseClock) {
+        return Ok(broken::own_time('+', Duration::ZERO).trunc_subsecs(3));
+    }
+    if backend == DbBackend::Sqlite {
+        // It runs in this process and has no clock but this one; in its precision.
+        return Ok(Utc::now().trunc_subsecs(3));
+    }
+    let query = Query::select().expr(now(backend)).take();
+    let row = database.query_one(&query).await?;
+    row.ok_or_else(|| DbErr::RecordNotFound("the time".to_owned()))?
+        .try_get_by_index(0)
 }
 
 /// The current time plus `after`.

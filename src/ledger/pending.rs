@@ -1,12 +1,12 @@
-//! Write intents: a committed row names every key before its first byte is sent (rule R2), and a
-//! writer that gives up leaves a row that the reaper understands (rule R8).
+//! Write intents: a committed row names every key before its first byte is sent (rule R2; the batch
+//! inserts it), and a writer that gives up leaves a row that the reaper understands (rule R8).
 
 use std::time::Duration;
 
 use entity::original_images::{Column, Entity, OriginalState};
 use entity::{ContentDigest, LeaseToken, OriginalId};
-use sea_orm::ConnectionTrait;
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Query};
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter};
 
 use super::{Ledger, LedgerError, clock};
 use crate::seams::{Rule, enforced};
@@ -36,7 +36,8 @@ pub struct NewGeneration {
     pub put_deadline: Duration,
 }
 
-const COLUMNS: [Column; 14] = [
+/// What a new row says.
+pub(super) const COLUMNS: [Column; 14] = [
     Column::Id,
     Column::Scope,
     Column::ContentHash,
@@ -54,21 +55,47 @@ const COLUMNS: [Column; 14] = [
 ];
 
 impl Ledger {
-    /// Inserts the `pending` rows, in one transaction. When the outcome is unknown, burn the ids:
-    /// rows that did come into being expire by themselves.
-    ///
-    /// # Errors
-    /// The database did not answer.
-    pub async fn announce_generations(
+    /// Inserts a `pending` row outside of any batch, unless it is there.
+    #[cfg(feature = "seams")]
+    pub(crate) async fn announce_generation(
         &self,
-        generations: &[NewGeneration],
+        generation: &NewGeneration,
     ) -> Result<(), LedgerError> {
         let mut insert = Query::insert();
-        insert.into_table(Entity).columns(COLUMNS);
-        for generation in generations {
-            insert.values_panic(self.row(generation, OriginalState::Pending));
-        }
+        let row = row(generation, OriginalState::Pending, |after| {
+            clock::from_now(self.backend, after)
+        });
+        let keep = OnConflict::column(Column::Id).do_nothing().to_owned();
+        insert
+            .into_table(Entity)
+            .columns(COLUMNS)
+            .values_panic(row)
+            .on_conflict(keep);
         self.writer.execute(&insert).await?;
+        Ok(())
+    }
+
+    /// Gives up a generation of which no byte was sent and none will be: nothing has to be waited for
+    /// before its row goes.
+    ///
+    /// # Errors
+    /// The database did not answer; the lease will expire.
+    pub async fn withdraw_generation(&self, generation: &NewGeneration) -> Result<(), LedgerError> {
+        let now = || clock::now(self.backend);
+        Entity::update_many()
+            .col_expr(Column::State, Expr::val(OriginalState::Deleting))
+            .col_expr(Column::PutDeadline, now())
+            .col_expr(Column::NextTry, now())
+            .col_expr(Column::UpdatedAt, now())
+            .col_expr(
+                Column::LastError,
+                Expr::val("another upload was writing the same content"),
+            )
+            .filter(Column::Id.eq(generation.id))
+            .filter(Column::LeaseToken.eq(generation.lease_token))
+            .filter(Column::State.eq(OriginalState::Pending))
+            .exec(&self.writer)
+            .await?;
         Ok(())
     }
 
@@ -91,7 +118,9 @@ impl Ledger {
         insert
             .into_table(Entity)
             .columns(COLUMNS)
-            .values_panic(self.row(generation, OriginalState::Deleting))
+            .values_panic(row(generation, OriginalState::Deleting, |after| {
+                clock::from_now(self.backend, after)
+            }))
             .on_conflict(
                 OnConflict::column(Column::Id)
                     .value(Column::State, Expr::val(OriginalState::Deleting))
@@ -109,25 +138,29 @@ impl Ledger {
         }
         Ok(())
     }
+}
 
-    fn row(&self, generation: &NewGeneration, state: OriginalState) -> [Expr; 14] {
-        let from_now = |after| clock::from_now(self.backend, after);
-        let (width, height) = generation.dimensions.unzip();
-        [
-            Expr::val(generation.id),
-            Expr::val(generation.scope.as_str()),
-            Expr::val(generation.digest),
-            Expr::val(generation.file_size),
-            Expr::val(generation.s3_key.as_str()),
-            Expr::val(generation.mime_type.clone()),
-            Expr::val(width),
-            Expr::val(height),
-            Expr::val(state),
-            Expr::val(generation.lease_token),
-            from_now(generation.lease),
-            from_now(generation.put_deadline),
-            from_now(Duration::ZERO),
-            from_now(Duration::ZERO),
-        ]
-    }
+/// The values of [`COLUMNS`]; `from_now` spells a time that lies so far ahead.
+pub(super) fn row(
+    generation: &NewGeneration,
+    state: OriginalState,
+    from_now: impl Fn(Duration) -> Expr,
+) -> [Expr; 14] {
+    let (width, height) = generation.dimensions.unzip();
+    [
+        Expr::val(generation.id),
+        Expr::val(generation.scope.as_str()),
+        Expr::val(generation.digest),
+        Expr::val(generation.file_size),
+        Expr::val(generation.s3_key.as_str()),
+        Expr::val(generation.mime_type.clone()),
+        Expr::val(width),
+        Expr::val(height),
+        Expr::val(state),
+        Expr::val(generation.lease_token),
+        from_now(generation.lease),
+        from_now(generation.put_deadline),
+        from_now(Duration::ZERO),
+        from_now(Duration::ZERO),
+    ]
 }

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::{Rule, Transaction, enforced};
 use crate::ledger::Ledger;
 use crate::ledger::batch::{Operation, Run};
+use crate::ledger::pending::NewGeneration;
 use crate::store::BlobStore;
 
 /// R5: takes those constraints of the schema away that are left out. Only PostgreSQL can drop all of
@@ -108,6 +109,29 @@ pub(crate) fn ids_for(operations: &[Operation], run: Run) -> Cow<'_, [Operation]
         }
     }
     operations.into()
+}
+
+/// R14: what was not looked for was not announced either.
+pub(crate) async fn announce_unlooked(ledger: &Ledger, intents: &[NewGeneration]) {
+    if !enforced(Rule::LookBeforeWriting) && enforced(Rule::IntentBeforePut) {
+        announce(ledger, intents).await;
+    }
+}
+
+/// R2: announces what is written already.
+pub(crate) async fn announce_written(ledger: &Ledger, generation: &NewGeneration) {
+    if !enforced(Rule::IntentBeforePut) {
+        announce(ledger, std::slice::from_ref(generation)).await;
+    }
+}
+
+/// Rows that are there stay as they are.
+async fn announce(ledger: &Ledger, generations: &[NewGeneration]) {
+    for generation in generations {
+        if let Err(error) = ledger.announce_generation(generation).await {
+            tracing::error!(%error, "a generation is not announced");
+        }
+    }
 }
 
 /// R16: a transaction to be held while the store works.

@@ -82,6 +82,13 @@ impl Interest {
             .sum()
     }
 
+    /// Whether somebody is writing one of the contents at this moment.
+    pub(super) fn is_led(&self) -> bool {
+        let table = self.flights.lock();
+        let mut entries = self.keys.iter().filter_map(|key| table.get(key));
+        entries.any(|entry| entry.leader.is_some())
+    }
+
     /// Takes the lead over all of `missing`, or none: waiting while leading could deadlock.
     pub(super) fn turn(&self, missing: Vec<ContentKey>, looked_at: u64) -> Turn {
         if self.landed() != looked_at {
@@ -149,10 +156,12 @@ mod tests {
         let Turn::Lead(lead) = first.turn(vec![key(1)], first.landed()) else {
             panic!("free")
         };
+        assert!(first.is_led() && second.is_led());
         let Turn::Wait(mut wait) = second.turn(vec![key(2), key(1)], looked) else {
             panic!("taken")
         };
         drop(lead);
+        assert!(!second.is_led());
         assert!(
             wait.changed().await.is_err(),
             "the channel closes when the lead ends"

@@ -101,8 +101,8 @@ impl Job {
         wrote && !all_new
     }
 
-    /// Attach to what is stored, commit what this upload wrote.
-    pub(super) fn operation(&self) -> Operation {
+    /// Attach to what is stored, commit what this upload wrote, announce what is missing.
+    pub(super) fn operation(&self, intents: Vec<NewGeneration>) -> Operation {
         let contents = self
             .contents
             .iter()
@@ -119,6 +119,7 @@ impl Job {
             tenant: self.tenant.clone(),
             scope: self.scope.clone(),
             contents,
+            intents,
             images: self.images.clone(),
             must_not_exist: self.must_not_exist,
         })

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use actix::{Addr, Recipient};
 use futures::future::join_all;
 
-use super::announcer::Announcer;
 use super::flights::{Flights, Lead, Turn};
 use super::job::Job;
 use crate::actors::background::Nudge;
@@ -39,7 +38,6 @@ pub struct Resolver {
     scoping: Scoping,
     limits: Limits,
     flights: Flights,
-    announcer: Announcer,
 }
 
 /// How long writing may take.
@@ -72,7 +70,6 @@ impl Resolver {
             put_deadline: upload.put_deadline,
             min_throughput: min_throughput.max(1),
         };
-        let announcer = Announcer::new(ledger.clone());
         let flights = Flights::default();
         Self {
             ledger,
@@ -83,7 +80,6 @@ impl Resolver {
             scoping,
             limits,
             flights,
-            announcer,
         }
     }
 
@@ -101,11 +97,20 @@ impl Resolver {
         let mut look = enforced(Rule::LookBeforeWriting);
         let outcome = loop {
             let looked_at = interest.landed();
-            let commit = self.commit(&job, std::mem::replace(&mut look, true));
-            let missing = match commit.await {
-                Ok(Outcome::Missing { contents }) => {
+            let may_write = generations_left > 0 && (lead.is_some() || !interest.is_led());
+            let intents = match may_write {
+                true => self.intents(&job),
+                false => Vec::new(),
+            };
+            let asked_at = Instant::now();
+            let commit = self.commit(&job, &intents, std::mem::replace(&mut look, true));
+            let (missing, announced) = match commit.await {
+                Ok(Outcome::Missing {
+                    contents,
+                    announced,
+                }) => {
                     reach(Point::ContentMissing, || job.contents[0].key.1).await;
-                    contents
+                    (contents, announced || !enforced(Rule::IntentBeforePut))
                 }
                 other => break other,
             };
@@ -118,7 +123,11 @@ impl Resolver {
                     .iter()
                     .map(|index| job.contents[*index].key.clone())
                     .collect();
-                match interest.turn(keys, looked_at) {
+                let turn = interest.turn(keys, looked_at);
+                if announced && !matches!(turn, Turn::Lead(_)) {
+                    self.withdraw(&missing, &intents).await;
+                }
+                match turn {
                     Turn::Lead(taken) => lead = Some(taken),
                     Turn::LookAgain => continue,
                     Turn::Wait(mut leader) => {
@@ -132,12 +141,9 @@ impl Resolver {
                 let what = "the object store did not take the bytes".to_owned();
                 break Err(UploadError::Unavailable { what });
             }
-            if generations_left < MAX_GENERATIONS {
-                tokio::time::sleep(PAUSE).await;
-            }
-            generations_left -= 1;
-            if let Err(error) = self.write(&mut job, &missing).await {
-                break Err(error);
+            if announced {
+                generations_left -= 1;
+                self.write(&mut job, &missing, &intents, asked_at).await;
             }
         };
         drop(lead);
@@ -158,78 +164,103 @@ impl Resolver {
         }
     }
 
-    /// Step 3 or 6, whichever the job is at; without a look everything is missing.
-    async fn commit(&self, job: &Job, look: bool) -> Result<Outcome, UploadError> {
+    /// A generation of each content, should it turn out to be missing.
+    fn intents(&self, job: &Job) -> Vec<NewGeneration> {
+        let intents = job.contents.iter().map(|content| {
+            let transfer = self.limits.transfer(content.body.len());
+            content.new_generation(
+                |id| self.store.key_for(&content.key.1, id).to_string(),
+                self.limits.lease + transfer,
+                self.limits.put_deadline + transfer,
+            )
+        });
+        intents.collect()
+    }
+
+    /// Step 3 or 6, whichever the job is at, and step 4 where 3 finds something missing; without a
+    /// look everything is.
+    async fn commit(
+        &self,
+        job: &Job,
+        intents: &[NewGeneration],
+        look: bool,
+    ) -> Result<Outcome, UploadError> {
         if !look {
-            let contents = (0..job.contents.len()).collect();
-            return Ok(Outcome::Missing { contents });
+            return Ok(Outcome::Missing {
+                contents: (0..job.contents.len()).collect(),
+                announced: true,
+            });
         }
+        let intents = match enforced(Rule::IntentBeforePut) {
+            true => intents.to_vec(),
+            false => Vec::new(),
+        };
         let shard = self.refcounts.of(&job.contents[0].key.1);
-        let outcome = shard.send(Apply(job.operation())).await;
+        let outcome = shard.send(Apply(job.operation(intents))).await;
         Ok(outcome.unwrap_or_else(|_| Err(LedgerError::stopping()))?)
     }
 
-    /// Steps 4 and 5: announce a generation of each missing content, then write it. A generation
-    /// whose PUT did not answer cleanly is given up.
-    async fn write(&self, job: &mut Job, missing: &[usize]) -> Result<(), UploadError> {
-        let announced_at = Instant::now();
-        let generations: Vec<NewGeneration> = missing
-            .iter()
-            .map(|index| {
-                let content = &job.contents[*index];
-                let transfer = self.limits.transfer(content.body.len());
-                content.new_generation(
-                    |id| self.store.key_for(&content.key.1, id).to_string(),
-                    self.limits.lease + transfer,
-                    self.limits.put_deadline + transfer,
-                )
-            })
-            .collect();
-        if enforced(Rule::IntentBeforePut) {
-            self.announce(&generations).await?;
-        }
+    /// Step 5: writes each missing content under its intent, which is a committed row, asked for at
+    /// `asked_at`. A generation whose PUT did not answer cleanly is given up.
+    async fn write(
+        &self,
+        job: &mut Job,
+        missing: &[usize],
+        intents: &[NewGeneration],
+        asked_at: Instant,
+    ) {
+        #[cfg(feature = "seams")]
+        broken::announce_unlooked(&self.ledger, intents).await;
+        reach(Point::IntentCommitted, || &intents[missing[0]].s3_key).await;
         #[cfg(feature = "seams")]
         let open = broken::open_transaction(&self.ledger).await;
-        let puts = missing.iter().zip(&generations).map(|(index, generation)| {
+        let puts = missing.iter().map(|index| {
             self.blobs.send(WriteBlob {
-                key: generation.s3_key.clone(),
-                digest: generation.digest,
+                key: intents[*index].s3_key.clone(),
+                digest: intents[*index].digest,
                 body: job.contents[*index].body.clone(),
                 // Half of the lease to begin, the transfer's own time to end: a PUT that could
                 // outlive the lease is not begun.
-                give_up_at: announced_at + self.limits.lease / 2,
+                give_up_at: asked_at + self.limits.lease / 2,
             })
         });
         let answers = join_all(puts).await;
         #[cfg(feature = "seams")]
         drop(open);
-        if !enforced(Rule::IntentBeforePut) {
-            reach(Point::ObjectWritten, || &generations[0].s3_key).await;
-            self.announce(&generations).await?;
-        }
-        for ((index, generation), answer) in missing.iter().zip(generations).zip(answers) {
-            match answer {
+        let mut failed = false;
+        for (index, answer) in missing.iter().zip(answers) {
+            let generation = &intents[*index];
+            let why = match answer {
                 Ok(Ok(_)) => {
                     reach(Point::ObjectWritten, || &generation.s3_key).await;
-                    job.contents[*index].written = Some(generation);
+                    #[cfg(feature = "seams")]
+                    broken::announce_written(&self.ledger, generation).await;
+                    job.contents[*index].written = Some(generation.clone());
+                    continue;
                 }
-                Ok(Err(error)) => {
-                    tracing::warn!(%error, "a write failed; its generation is given up");
-                    self.give_up(&generation, &error.to_string()).await;
-                }
-                Err(_) => self.give_up(&generation, "the server is stopping").await,
-            }
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "the server is stopping".to_owned(),
+            };
+            tracing::warn!(error = why, "a write failed; its generation is given up");
+            self.give_up(generation, &why).await;
+            failed = true;
         }
-        Ok(())
+        if failed {
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
-    async fn announce(&self, generations: &[NewGeneration]) -> Result<(), UploadError> {
-        self.announcer
-            .announce(generations.to_vec())
-            .await
-            .map_err(|error| UploadError::from(&*error))?;
-        reach(Point::IntentCommitted, || &generations[0].s3_key).await;
-        Ok(())
+    /// Gives up intents whose bytes somebody else is sending.
+    async fn withdraw(&self, missing: &[usize], intents: &[NewGeneration]) {
+        for index in missing {
+            match self.ledger.withdraw_generation(&intents[*index]).await {
+                Ok(()) => self.deletions.do_send(Nudge),
+                Err(error) => {
+                    let key = &intents[*index].s3_key;
+                    tracing::warn!(%error, key, "a lease is left to run out");
+                }
+            }
+        }
     }
 
     /// Gives up what was written of these contents; whether anything was.

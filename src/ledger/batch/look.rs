@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
+use entity::original_images::OriginalState;
 use entity::{ContentDigest, ImageId, OriginalId, images, original_images, webhook_events};
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{
@@ -10,8 +11,9 @@ use sea_orm::{
     QueryOrder, QuerySelect,
 };
 
-use super::{Operation, Run};
+use super::{Operation, Run, padded};
 use crate::ledger::clock;
+use crate::ledger::literal::state_is;
 use crate::seams::Transaction;
 #[cfg(feature = "seams")]
 use crate::seams::broken;
@@ -38,10 +40,10 @@ pub(super) async fn look(
     operations: &[Operation],
     run: Run,
 ) -> Result<Seen, DbErr> {
-    let now = read_clock(transaction, backend).await?;
+    let now = clock::read(transaction, backend).await?;
     let images = read_images(transaction, operations, run).await?;
     let receipts = read_receipts(transaction, operations).await?;
-    let mut ids = named_originals(operations);
+    let mut ids = named_originals(operations, run);
     ids.extend(
         images
             .values()
@@ -49,8 +51,15 @@ pub(super) async fn look(
     );
     #[cfg(feature = "seams")]
     broken::revive(transaction, backend, named_digests(operations)).await?;
-    ids.extend(resolve_contents(transaction, operations).await?);
-    let originals = lock_originals(transaction, ids).await?;
+    let contents = named_contents(operations);
+    let originals = match backend {
+        // The transaction holds the one write lock: nothing needs to be locked row by row.
+        DbBackend::Sqlite => read_originals(transaction, ids, contents).await?,
+        _ => {
+            ids.extend(resolve_contents(transaction, contents).await?);
+            lock_originals(transaction, ids).await?
+        }
+    };
     let mut seen = Seen {
         now,
         images,
@@ -60,13 +69,6 @@ pub(super) async fn look(
     };
     read_held(transaction, operations, &mut seen).await?;
     Ok(seen)
-}
-
-async fn read_clock(transaction: &Transaction, backend: DbBackend) -> Result<DateTime<Utc>, DbErr> {
-    let query = Query::select().expr(clock::now(backend)).take();
-    let row = transaction.query_one(&query).await?;
-    row.ok_or_else(|| DbErr::RecordNotFound("the time".to_owned()))?
-        .try_get_by_index(0)
 }
 
 /// Images that are to be deleted, and those that an earlier run or request may have made.
@@ -96,7 +98,7 @@ async fn read_images(
         return Ok(HashMap::new());
     }
     let rows = images::Entity::find()
-        .filter(images::Column::Id.is_in(ids))
+        .filter(images::Column::Id.is_in(padded(ids)))
         .all(transaction)
         .await?;
     Ok(rows.into_iter().map(|image| (image.id, image)).collect())
@@ -131,8 +133,9 @@ async fn read_receipts(
         .collect())
 }
 
-/// Originals that operations name by id: rows they wrote, rows they reference.
-fn named_originals(operations: &[Operation]) -> BTreeSet<OriginalId> {
+/// Originals that operations name by id: rows they wrote, rows they reference, and those that an
+/// earlier run may have announced.
+fn named_originals(operations: &[Operation], run: Run) -> BTreeSet<OriginalId> {
     let mut ids = BTreeSet::new();
     for operation in operations {
         match operation {
@@ -144,6 +147,9 @@ fn named_originals(operations: &[Operation]) -> BTreeSet<OriginalId> {
                         .filter_map(|claim| claim.own)
                         .map(|own| own.0),
                 );
+                if run == Run::Again {
+                    ids.extend(upload.intents.iter().map(|intent| intent.id));
+                }
             }
             Operation::Reference(reference) => {
                 if let ContentRef::Original(id) = reference.content {
@@ -165,11 +171,8 @@ fn named_digests(operations: &[Operation]) -> impl Iterator<Item = ContentDigest
     contents.flatten().map(|claim| claim.digest)
 }
 
-/// Ids of the stored rows of all contents that operations name by digest.
-async fn resolve_contents(
-    transaction: &Transaction,
-    operations: &[Operation],
-) -> Result<Vec<OriginalId>, DbErr> {
+/// The stored rows of all contents that operations name by digest; `None` where they name none.
+fn named_contents(operations: &[Operation]) -> Option<Condition> {
     let mut wanted: BTreeMap<&str, BTreeSet<ContentDigest>> = BTreeMap::new();
     for operation in operations {
         match operation {
@@ -185,21 +188,47 @@ async fn resolve_contents(
             Operation::Release(_) => {}
         }
     }
-    if wanted.is_empty() {
-        return Ok(Vec::new());
-    }
     let mut contents = Condition::any();
     for (scope, digests) in wanted {
         contents = contents.add(
             Condition::all()
+                .add(state_is(OriginalState::Stored))
                 .add(original_images::Column::Scope.eq(scope))
-                .add(original_images::Column::ContentHash.is_in(digests)),
+                .add(original_images::Column::ContentHash.is_in(padded(digests))),
         );
     }
+    (!contents.is_empty()).then_some(contents)
+}
+
+async fn read_originals(
+    transaction: &Transaction,
+    ids: BTreeSet<OriginalId>,
+    contents: Option<Condition>,
+) -> Result<HashMap<OriginalId, original_images::Model>, DbErr> {
+    let mut wanted = contents.unwrap_or_else(Condition::any);
+    if !ids.is_empty() {
+        wanted = wanted.add(original_images::Column::Id.is_in(padded(ids)));
+    }
+    if wanted.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = original_images::Entity::find()
+        .filter(wanted)
+        .all(transaction)
+        .await?;
+    Ok(by_id(rows))
+}
+
+async fn resolve_contents(
+    transaction: &Transaction,
+    contents: Option<Condition>,
+) -> Result<Vec<OriginalId>, DbErr> {
+    let Some(contents) = contents else {
+        return Ok(Vec::new());
+    };
     original_images::Entity::find()
         .select_only()
         .column(original_images::Column::Id)
-        .filter(original_images::Column::State.eq(original_images::OriginalState::Stored))
         .filter(contents)
         .into_tuple()
         .all(transaction)
@@ -215,15 +244,18 @@ async fn lock_originals(
         return Ok(HashMap::new());
     }
     let rows = original_images::Entity::find()
-        .filter(original_images::Column::Id.is_in(ids))
+        .filter(original_images::Column::Id.is_in(padded(ids)))
         .order_by_asc(original_images::Column::Id)
         .lock_exclusive()
         .all(transaction)
         .await?;
-    Ok(rows
-        .into_iter()
+    Ok(by_id(rows))
+}
+
+fn by_id(rows: Vec<original_images::Model>) -> HashMap<OriginalId, original_images::Model> {
+    rows.into_iter()
         .map(|original| (original.id, original))
-        .collect())
+        .collect()
 }
 
 async fn read_held(

@@ -78,3 +78,28 @@ impl Ledger {
         self.begin().await
     }
 }
+
+/// A list for `IN (…)` with its last value repeated until their number is a power of two: a database
+/// keeps the plan of a statement by its text, and so a handful of texts serves every batch.
+fn padded<T: Clone>(values: impl IntoIterator<Item = T>) -> Vec<T> {
+    let mut values: Vec<T> = values.into_iter().collect();
+    let length = values.len().next_power_of_two();
+    if let Some(last) = values.last().cloned() {
+        values.resize(length, last);
+    }
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_padded_with_what_is_in_them() {
+        assert_eq!(padded([7; 0]), [0; 0]);
+        assert_eq!(padded([1]), [1]);
+        assert_eq!(padded([1, 2, 3]), [1, 2, 3, 3]);
+        assert_eq!(padded(0..128).len(), 128);
+        assert_eq!(padded(0..129).len(), 256);
+    }
+}

@@ -2,6 +2,7 @@
 
 use entity::{ContentDigest, ImageId, LeaseToken, OriginalId};
 
+use crate::ledger::pending::NewGeneration;
 use crate::upload::{ContentRef, ReleasedImage, StoredImage, TenantId};
 
 /// One caller's change of reference counts: all of it happens, or none.
@@ -24,6 +25,9 @@ pub struct CommitUpload {
     pub scope: String,
     /// The distinct contents of the request.
     pub contents: Vec<ContentClaim>,
+    /// A new generation of each content, in their order, to be announced where the content turns out
+    /// to be missing; empty where the caller does not mean to write.
+    pub intents: Vec<NewGeneration>,
     /// The request's images, in the order of its parts.
     pub images: Vec<NewImage>,
     /// With an `Idempotency-Key`: the id that one more image would have had. If it exists, the
@@ -97,11 +101,14 @@ pub enum Outcome {
         /// They existed before: the same `Idempotency-Key` came again.
         replayed: bool,
     },
-    /// Nothing was done: these contents are not stored, or the row under which the caller wrote them
+    /// No image was made: these contents are not stored, or the row under which the caller wrote them
     /// is no longer its own and must be given up first.
     Missing {
         /// Indices into [`CommitUpload::contents`].
         contents: Vec<usize>,
+        /// Whether the intents of all of them are now `pending` rows, the caller's to write or to give
+        /// up. Else none is.
+        announced: bool,
     },
     /// Nothing was done: the `Idempotency-Key` belongs to other content.
     IdempotencyKeyReused,

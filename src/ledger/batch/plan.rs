@@ -2,7 +2,7 @@
 
 mod release;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -12,6 +12,7 @@ use entity::{ContentDigest, ImageId, LeaseToken, OriginalId, images};
 use super::look::Seen;
 use super::operation::{AcquireReference, CommitUpload, ContentClaim, Operation, Outcome};
 use crate::ledger::LedgerError;
+use crate::ledger::pending::NewGeneration;
 use crate::ledger::usage::UsageChanges;
 use crate::seams::{Rule, enforced};
 use crate::upload::{ContentRef, Disposition, ImageView, StoredImage, TenantId};
@@ -23,6 +24,8 @@ pub(super) struct Plan {
     pub(super) now: DateTime<Utc>,
     /// One per operation.
     pub(super) outcomes: Vec<Outcome>,
+    /// New `pending` rows.
+    pub(super) announce: Vec<NewGeneration>,
     /// `pending` rows that become `stored`.
     pub(super) promote: Vec<(OriginalId, LeaseToken)>,
     /// `pending` rows whose content somebody else stored: they become `deleting`.
@@ -89,6 +92,8 @@ struct Planner {
     /// Kept up to date as if each planned operation had happened.
     seen: Seen,
     stored: HashMap<ContentKey, OriginalId>,
+    /// Contents that uploads of this batch are about to write.
+    announced: HashSet<ContentKey>,
     grace_period: TimeDelta,
     plan: Plan,
 }
@@ -109,6 +114,7 @@ impl Planner {
         Self {
             seen,
             stored,
+            announced: HashSet::new(),
             grace_period,
             plan,
         }
@@ -138,7 +144,10 @@ impl Planner {
         // object may have landed after the reaper's DELETE (rule R8).
         let lost = self.lost_claims(upload);
         if !lost.is_empty() && enforced(Rule::LostRowBeforeAttach) {
-            return Outcome::Missing { contents: lost };
+            return Outcome::Missing {
+                contents: lost,
+                announced: false,
+            };
         }
         let standings: Vec<Option<Standing>> = upload
             .contents
@@ -149,7 +158,11 @@ impl Planner {
             .filter(|i| standings[*i].is_none())
             .collect();
         if !missing.is_empty() {
-            return Outcome::Missing { contents: missing };
+            let announced = self.announce(upload, &missing);
+            return Outcome::Missing {
+                contents: missing,
+                announced,
+            };
         }
         let mut targets: Vec<(OriginalId, Disposition)> = standings
             .into_iter()
@@ -268,6 +281,34 @@ impl Planner {
             Some(id) => own.map(|own| Standing::Damaged { stored: *id, own }),
             None => own.map(Standing::Own),
         }
+    }
+
+    /// Announces all of these contents, or none: none where another upload of this batch announces one
+    /// of them, since its bytes are about to come.
+    fn announce(&mut self, upload: &CommitUpload, missing: &[usize]) -> bool {
+        let intents: Vec<&NewGeneration> = missing
+            .iter()
+            .filter_map(|index| upload.intents.get(*index))
+            .collect();
+        let taken = |intent: &&NewGeneration| self.announced.contains(&content_of(intent));
+        if intents.len() < missing.len() || intents.iter().any(taken) {
+            return false;
+        }
+        // A run whose outcome is unknown may have announced them.
+        let (there, new): (Vec<_>, Vec<_>) = intents
+            .into_iter()
+            .partition(|intent| self.seen.originals.contains_key(&intent.id));
+        let still_ours = |intent: &&NewGeneration| {
+            let row = &self.seen.originals[&intent.id];
+            row.state == OriginalState::Pending && row.lease_token == Some(intent.lease_token)
+        };
+        if !there.iter().all(still_ours) {
+            return false;
+        }
+        self.announced
+            .extend(there.iter().chain(&new).map(|intent| content_of(intent)));
+        self.plan.announce.extend(new.into_iter().cloned());
+        true
     }
 
     /// Contents that the caller wrote under a row that is no longer its own.
@@ -430,6 +471,10 @@ enum Earlier {
 
 fn key_of(row: &Original) -> ContentKey {
     (row.scope.clone(), row.content_hash, row.file_size)
+}
+
+fn content_of(intent: &NewGeneration) -> ContentKey {
+    (intent.scope.clone(), intent.digest, intent.file_size)
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! The second half of a batch: the plan as a handful of multi-row statements. Whatever was planned
 //! for n rows must change n rows, or the whole batch is rolled back.
 
+use std::collections::HashSet;
+
 use entity::original_images::{Column, OriginalState};
 use entity::{OriginalId, images, original_images, webhook_events};
 use sea_orm::sea_query::{Expr, OnConflict, Query};
@@ -10,8 +12,10 @@ use sea_orm::{
 };
 
 use super::operation::{Operation, Outcome};
+use super::padded;
 use super::plan::{Heal, Plan};
-use crate::ledger::{LedgerError, clock};
+use crate::ledger::literal::state_is;
+use crate::ledger::{LedgerError, clock, pending};
 use crate::seams::{Rule, Transaction, enforced};
 use crate::upload::ReleasedImage;
 
@@ -41,6 +45,7 @@ pub(super) async fn write_originals(
     for heal in &plan.heal {
         exchange_keys(transaction, backend, plan, heal).await?;
     }
+    announce(transaction, backend, plan).await?;
     promote(transaction, backend, plan).await?;
     change_counts(transaction, backend, plan).await
 }
@@ -71,15 +76,36 @@ async fn discard(
             Column::LastError,
             Expr::val("another upload stored the same content"),
         )
-        .filter(Column::Id.is_in(plan.discard.iter().copied()))
-        .filter(Column::State.eq(OriginalState::Pending))
+        .filter(Column::Id.is_in(padded(plan.discard.iter().copied())))
+        .filter(state_is(OriginalState::Pending))
         .exec(transaction)
         .await?;
     expect(discarded.rows_affected, plan.discard.len())
 }
 
+/// Write intents: rule R2's rows, for callers that begin to send once this batch is committed.
+async fn announce(
+    transaction: &Transaction,
+    backend: DbBackend,
+    plan: &Plan,
+) -> Result<(), LedgerError> {
+    if plan.announce.is_empty() {
+        return Ok(());
+    }
+    let mut insert = Query::insert();
+    insert
+        .into_table(original_images::Entity)
+        .columns(pending::COLUMNS);
+    for generation in &plan.announce {
+        let from_now = |after| clock::at(backend, plan.now + after);
+        insert.values_panic(pending::row(generation, OriginalState::Pending, from_now));
+    }
+    let inserted = transaction.execute(&insert).await?;
+    expect(inserted.rows_affected(), plan.announce.len())
+}
+
 /// The PUT answered 2xx and there is exactly one per key, so none can still land: `put_deadline` is
-/// now. The count starts at 0; the images of this batch raise it.
+/// now. The count is that of this batch's images.
 async fn promote(
     transaction: &Transaction,
     backend: DbBackend,
@@ -88,22 +114,36 @@ async fn promote(
     if plan.promote.is_empty() {
         return Ok(());
     }
-    let now = || clock::at(backend, plan.now);
-    let mut promote = original_images::Entity::update_many()
-        .col_expr(Column::State, Expr::val(OriginalState::Stored))
-        .col_expr(Column::StoredAt, now())
-        .col_expr(Column::UpdatedAt, now())
-        .col_expr(Column::ZeroSince, now())
-        .col_expr(Column::PutDeadline, now())
-        .col_expr(Column::LeaseToken, Expr::val(None::<uuid::Uuid>))
-        .col_expr(Column::LeaseUntil, Expr::cust("NULL"))
-        .filter(Column::Id.is_in(plan.promote.iter().map(|(id, _)| *id)))
-        .filter(Column::LeaseToken.is_in(plan.promote.iter().map(|(_, token)| *token)));
-    if enforced(Rule::RowDecides) {
-        promote = promote.filter(Column::State.eq(OriginalState::Pending));
+    let mut values: Vec<Value> = vec![clock::value(backend, plan.now)];
+    let mut rows = Vec::with_capacity(plan.promote.len());
+    for (id, token) in &plan.promote {
+        let count = plan.deltas.get(id).copied().unwrap_or_default();
+        values.extend([(*id).into(), (*token).into(), count.into()]);
+        let last = values.len();
+        rows.push(format!("(${}, ${}, ${last})", last - 2, last - 1));
     }
-    let promoted = promote.exec(transaction).await?;
-    expect(promoted.rows_affected, plan.promote.len())
+    let still_pending = match enforced(Rule::RowDecides) {
+        true => "AND state = 'pending'",
+        false => "",
+    };
+    let sql = format!(
+        "UPDATE original_images SET
+            state = 'stored',
+            reference_count = promoted.column3,
+            zero_since = CASE WHEN promoted.column3 = 0 THEN $1 END,
+            stored_at = $1,
+            updated_at = $1,
+            put_deadline = $1,
+            lease_token = NULL,
+            lease_until = NULL
+         FROM (VALUES {}) AS promoted
+         WHERE id = promoted.column1 AND lease_token = promoted.column2 {still_pending}",
+        rows.join(", ")
+    );
+    let changed = transaction
+        .execute_raw(Statement::from_sql_and_values(backend, sql, values))
+        .await?;
+    expect(changed.rows_affected(), plan.promote.len())
 }
 
 /// Gives a damaged row the object of a pending row, and the pending row the damaged object to
@@ -128,7 +168,7 @@ async fn exchange_keys(
             Expr::val("its object was damaged and replaced"),
         )
         .filter(Column::Id.eq(heal.sound))
-        .filter(Column::State.eq(OriginalState::Pending))
+        .filter(state_is(OriginalState::Pending))
         .exec(transaction)
         .await?;
     expect(step_aside.rows_affected, 1)?;
@@ -139,7 +179,7 @@ async fn exchange_keys(
         .col_expr(Column::UpdatedAt, now())
         .filter(Column::Id.eq(heal.damaged))
         .filter(Column::S3Key.eq(heal.damaged_key.as_str()))
-        .filter(Column::State.eq(OriginalState::Stored))
+        .filter(state_is(OriginalState::Stored))
         .exec(transaction)
         .await?;
     expect(healed.rows_affected, 1)?;
@@ -153,20 +193,24 @@ async fn exchange_keys(
     expect(handed_over.rows_affected, 1)
 }
 
-/// One UPDATE for all counts, relative to what is there.
+/// One UPDATE for the counts of all rows that were stored before, relative to what is there.
 async fn change_counts(
     transaction: &Transaction,
     backend: DbBackend,
     plan: &Plan,
 ) -> Result<(), LedgerError> {
-    if plan.deltas.is_empty() {
-        return Ok(());
-    }
+    let promoted: HashSet<OriginalId> = plan.promote.iter().map(|(id, _)| *id).collect();
     let mut values: Vec<Value> = vec![clock::value(backend, plan.now)];
     let mut rows = Vec::with_capacity(plan.deltas.len());
     for (id, delta) in &plan.deltas {
+        if promoted.contains(id) {
+            continue;
+        }
         values.extend([(*id).into(), (*delta).into()]);
         rows.push(format!("(${}, ${})", values.len() - 1, values.len()));
+    }
+    if rows.is_empty() {
+        return Ok(());
     }
     let sql = format!(
         "UPDATE original_images SET
@@ -180,7 +224,7 @@ async fn change_counts(
     let changed = transaction
         .execute_raw(Statement::from_sql_and_values(backend, sql, values))
         .await?;
-    expect(changed.rows_affected(), plan.deltas.len())
+    expect(changed.rows_affected(), rows.len())
 }
 
 async fn insert_images(
@@ -240,7 +284,7 @@ async fn release_images(
             images::Column::OriginalImageId,
             Expr::val(None::<uuid::Uuid>),
         )
-        .filter(images::Column::Id.is_in(plan.release.iter().copied()))
+        .filter(images::Column::Id.is_in(padded(plan.release.iter().copied())))
         .filter(images::Column::DeletedAt.is_null())
         .exec(transaction)
         .await?;

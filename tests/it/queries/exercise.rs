@@ -70,12 +70,22 @@ impl Caller<'_> {
 
     async fn announced(&mut self, scope: &str, digest: ContentDigest) -> NewGeneration {
         let generation = self.generation(scope, digest);
-        self.log.calling("announce_generations");
-        let announced = self
-            .ledger
-            .announce_generations(std::slice::from_ref(&generation));
-        announced.await.expect("announced");
+        self.announce(&generation).await;
         generation
+    }
+
+    async fn announce(&self, generation: &NewGeneration) {
+        let mut upload = upload(&generation.scope, generation.digest, None);
+        upload.intents.push(generation.clone());
+        let outcome = self.apply(Operation::Upload(upload), Run::First).await;
+        let announced = matches!(
+            outcome,
+            Outcome::Missing {
+                announced: true,
+                ..
+            }
+        );
+        assert!(announced, "{outcome:?}");
     }
 
     async fn apply(&self, operation: Operation, run: Run) -> Outcome {
@@ -212,17 +222,20 @@ impl Caller<'_> {
 
     async fn reapers(&mut self) {
         let digest = ContentDigest::from([self.number(); 32]);
-        let mut expired = self.generation("default", digest);
+        let other = ContentDigest::from([self.number(); 32]);
+        let mut expired = self.generation("default", other);
         expired.lease = Duration::ZERO;
         let own = self.announced("default", digest).await;
         let image = self.upload("default", digest, Some(&own)).await;
         self.release(image, None).await;
         let (ledger, log) = (self.ledger, self.log);
-        log.calling("announce_generations");
+        self.announce(&expired).await;
+        let needless = self.announced("default", other).await;
+        log.calling("withdraw_generation");
         ledger
-            .announce_generations(&[expired])
+            .withdraw_generation(&needless)
             .await
-            .expect("announced");
+            .expect("withdrawn");
         tokio::time::sleep(Duration::from_millis(5)).await;
         log.calling("condemn_expired");
         assert_eq!(ledger.condemn_expired(100).await.expect("condemned"), 1);
@@ -351,6 +364,7 @@ fn upload(scope: &str, digest: ContentDigest, own: Option<&NewGeneration>) -> Co
             file_size: 5,
             own: own.map(|generation| (generation.id, generation.lease_token)),
         }],
+        intents: Vec::new(),
         images: vec![NewImage {
             id: ImageId(Uuid::now_v7()),
             content: 0,

@@ -61,6 +61,7 @@ fn upload(image: u128, own: Option<u128>) -> Operation {
             file_size: 5,
             own,
         }],
+        intents: Vec::new(),
         images: vec![NewImage {
             id: image_id(image),
             content: 0,
@@ -131,7 +132,9 @@ fn outcomes_of(outcome: &Outcome) -> Vec<(DeleteOutcome, Option<(i64, OriginalFa
 #[test]
 fn new_content_without_a_row_is_missing_and_changes_nothing() {
     let plan = plan(&[upload(1, None)], seen(vec![], vec![]), GRACE).unwrap();
-    assert!(matches!(&plan.outcomes[0], Outcome::Missing { contents } if contents == &[0]));
+    assert!(
+        matches!(&plan.outcomes[0], Outcome::Missing { contents, announced: false } if contents == &[0])
+    );
     assert!(plan.insert.is_empty() && plan.deltas.is_empty() && plan.promote.is_empty());
 }
 
@@ -170,7 +173,9 @@ fn a_lost_lease_does_not_commit() {
 fn a_row_that_was_reaped_is_given_up_before_anything_is_attached() {
     let stored = original(7, OriginalState::Stored, 1);
     let plan = plan(&[upload(1, Some(8))], seen(vec![stored], vec![]), GRACE).unwrap();
-    assert!(matches!(&plan.outcomes[0], Outcome::Missing { contents } if contents == &[0]));
+    assert!(
+        matches!(&plan.outcomes[0], Outcome::Missing { contents, announced: false } if contents == &[0])
+    );
     assert!(plan.insert.is_empty() && plan.deltas.is_empty());
 }
 
