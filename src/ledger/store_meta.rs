@@ -13,6 +13,8 @@ impl Ledger {
     /// # Errors
     /// The database did not answer.
     pub async fn find_store_id(&self) -> Result<Option<Uuid>, LedgerError> {
+        #[cfg(feature = "seams")]
+        crate::seams::broken::remember_rows(self).await;
         let row = store_meta::Entity::find().one(&self.writer).await?;
         Ok(row.map(|row| row.store_id))
     }

@@ -1,6 +1,7 @@
 //! What the server does where a rule is left out and that is more than a branch taken the other way.
 
 use std::borrow::Cow;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -12,6 +13,7 @@ use super::{Rule, Transaction, enforced};
 use crate::ledger::Ledger;
 use crate::ledger::batch::{Operation, Run};
 use crate::ledger::pending::NewGeneration;
+use crate::ledger::verify::KeyedOriginal;
 use crate::store::BlobStore;
 
 /// R5: takes those constraints of the schema away that are left out. Only PostgreSQL can drop all of
@@ -132,6 +134,28 @@ async fn announce(ledger: &Ledger, generations: &[NewGeneration]) {
             tracing::error!(%error, "a generation is not announced");
         }
     }
+}
+
+static ROWS_BEFORE: OnceLock<Vec<KeyedOriginal>> = OnceLock::new();
+
+/// R12: keeps what a scrub would have read before its listing: when it asks whose store it is.
+pub(crate) async fn remember_rows(ledger: &Ledger) {
+    if !enforced(Rule::ListThenSelect)
+        && let Ok(rows) = ledger.originals_by_key(None, None, 10_000).await
+    {
+        let _ = ROWS_BEFORE.set(rows);
+    }
+}
+
+/// R12: those rows, `after` < key <= `through`.
+pub(crate) fn rows_before(
+    after: Option<&str>,
+    through: Option<&str>,
+) -> Option<Vec<KeyedOriginal>> {
+    let rows = ROWS_BEFORE.get()?.iter();
+    let rows = rows.filter(|row| after.is_none_or(|after| row.s3_key.as_str() > after));
+    let rows = rows.filter(|row| through.is_none_or(|through| row.s3_key.as_str() <= through));
+    Some(rows.cloned().collect())
 }
 
 /// R16: a transaction to be held while the store works.

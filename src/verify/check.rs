@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use super::report::{Finding, OriginalKey};
 use super::{Verification, VerifyError, believable_strays};
 use crate::ledger::verify::KeyedOriginal;
+use crate::seams::{Rule, enforced};
 use crate::store::{ListedBlob, MAX_DELETE_KEYS, StoreError, StoreErrorKind};
 use entity::original_images::OriginalState;
 
@@ -52,6 +53,9 @@ impl Verification<'_> {
         &mut self,
         blob: &ListedBlob,
     ) -> Result<Option<ListedBlob>, VerifyError> {
+        if !enforced(Rule::LookAgain) {
+            return Ok(Some(blob.clone()));
+        }
         if self.ledger.original_of_key(&blob.key).await?.is_some() {
             return Ok(None);
         }

@@ -98,7 +98,11 @@ async fn many_strays_are_not_believed(ctx: &mut Context) {
     api.upload(distinct_bytes(10)).await.expect(201);
     let outside = ctx.outside().await;
     let keys: Vec<String> = (0..101)
-        .map(|n| format!("{}ab/{n:03}/stray", ctx.key_prefix()))
+        .map(|n: u32| {
+            let hash = sha256_hex(&n.to_le_bytes());
+            let generation = uuid::Uuid::new_v4();
+            format!("{}{}/{hash}/{generation}", ctx.key_prefix(), &hash[..2])
+        })
         .collect();
     for key in &keys {
         outside.plant_object(key, b"?").await;

@@ -77,6 +77,13 @@ pub(crate) struct Case {
     pub(crate) body: Body,
 }
 
+impl Case {
+    /// `backend::module::name`
+    fn full_name(&self) -> String {
+        format!("{}::{}::{}", self.backend, self.module, self.name)
+    }
+}
+
 /// The cases of one module: those written once for both backends, and those that only one can show.
 macro_rules! cases {
     ($( $scope:ident: [$($name:ident),* $(,)?] ),* $(,)?) => {
@@ -132,8 +139,15 @@ pub(crate) fn run(arguments: &Arguments, cases: &[Case]) -> ExitCode {
         LAST_PANIC.with_borrow_mut(|last| *last = Some(info.to_string()));
     }));
     let missing = missing_postgres();
+    // The names of a few cases, with commas: what the command line's one filter cannot say.
+    let only = std::env::var("HAPAX_TEST_ONLY").ok();
+    let wanted = |case: &&Case| {
+        let only = only.as_deref();
+        only.is_none_or(|names| names.split(',').any(|name| name == case.full_name()))
+    };
     let trials: Vec<Trial> = cases
         .iter()
+        .filter(wanted)
         .map(|case| trial(*case, missing.is_some()))
         .collect();
     if let (Some(why), false) = (&missing, arguments.list) {
@@ -164,14 +178,9 @@ fn missing_postgres() -> Option<String> {
 }
 
 fn trial(case: Case, postgres_is_missing: bool) -> Trial {
-    let Case {
-        module,
-        name,
-        backend,
-        ..
-    } = case;
+    let backend = case.backend;
     let leave_out = postgres_is_missing && backend == Backend::PostgresS3;
-    Trial::test(format!("{backend}::{module}::{name}"), move || {
+    Trial::test(case.full_name(), move || {
         run_case(case)?;
         backend.passed().fetch_add(1, Ordering::Relaxed);
         Ok(())
