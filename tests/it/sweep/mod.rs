@@ -84,7 +84,7 @@ async fn run_lane(context: &mut Context, name: &'static str, script: Script, fau
     let backend = context.backend;
     let only = std::env::var(ONLY_CALL).ok();
     let only: Option<usize> = only.map(|call| call.parse().expect("a number"));
-    let mut world = World::new(context).await;
+    let mut world = World::new(context, fault).await;
     let calls = run_case(&mut world, script, None).await;
     for (index, call) in calls.iter().enumerate() {
         let planned = Planned {

@@ -36,7 +36,7 @@ pub(super) async fn second_generation(world: &mut World<'_>) {
     world.lose_next_write();
     world.upload("new", &bytes).await;
     world.reap(Deletions).await;
-    world.outside.let_time_pass().await;
+    world.let_time_pass().await;
     world.reap(Deletions).await;
 }
 
@@ -134,7 +134,7 @@ pub(super) async fn expired_lease(world: &mut World<'_>) {
     world.reap(Leases).await;
     // Once before the deadline of its PUT, once after: only then the row goes (rule R8).
     world.reap(Deletions).await;
-    world.outside.let_time_pass().await;
+    world.let_time_pass().await;
     world.reap(Deletions).await;
 }
 

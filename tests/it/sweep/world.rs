@@ -7,7 +7,7 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use standardwebhooks::Webhook;
 
-use super::fault::{Armed, Patience, Planned};
+use super::fault::{Armed, Fault, Patience, Planned};
 use super::gates::{Gates, Reaper};
 use super::truth::Truth;
 use crate::harness::{
@@ -18,9 +18,9 @@ use crate::harness::{
 /// How often a client asks before it gives up: one fault costs one answer.
 const ATTEMPTS: usize = 4;
 /// How long the reapers may take to come to rest.
-const REST_LIMIT: Duration = Duration::from_secs(20);
+const REST_LIMIT: Duration = Duration::from_secs(60);
 /// Longer than the pauses in which a server goes on with work whose client has left.
-const QUIET: Duration = Duration::from_millis(300);
+const QUIET: Duration = Duration::from_millis(700);
 /// How long a client that hung up waits before it asks again.
 const REDIAL: Duration = Duration::from_millis(50);
 
@@ -31,7 +31,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("CLEANUP__INTERVAL", "20ms"),
     ("UPLOAD__LEASE", "15m"),
     ("UPLOAD__PUT_DEADLINE", "1h"),
-    ("STORAGE__S3__OPERATION_TIMEOUT", "2s"),
+    ("STORAGE__S3__OPERATION_TIMEOUT", "30s"),
     ("SERVER__WORKERS", "1"),
     ("DATABASE__MAX_CONNECTIONS", "4"),
     ("LOG__LEVEL", "warn"),
@@ -56,9 +56,12 @@ pub(super) struct World<'c> {
 
 impl<'c> World<'c> {
     /// Starts the server, and where the database allows it another one beside it.
-    pub(super) async fn new(context: &'c mut Context) -> Self {
+    pub(super) async fn new(context: &'c mut Context, fault: Fault) -> Self {
         for (name, value) in SETTINGS {
             context.set(name, *value);
+        }
+        if fault == Fault::Late {
+            context.set("STORAGE__S3__OPERATION_TIMEOUT", "3s");
         }
         context.set("WEBHOOKS__DELETIONS__SECRETS", &json!([SECRET]));
         let other_node = match context.is_sqlite() {
@@ -115,6 +118,15 @@ impl<'c> World<'c> {
         let mut calls = self.seams.events();
         calls.retain(|event| counts(event, server));
         calls
+    }
+
+    /// Two hours pass. What is still on its way to the store arrives before: a put deadline is
+    /// chosen so that nothing can come after it.
+    pub(super) async fn let_time_pass(&mut self) {
+        if matches!(&self.armed, Armed::Late(late) if late.is_finished()) {
+            self.settle().await;
+        }
+        self.outside.let_time_pass().await;
     }
 
     /// The end of the scenario: what is still on its way arrives.
