@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use sea_orm::sqlx::Connection;
 use sea_orm::sqlx::postgres::PgConnectOptions;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr};
@@ -99,6 +100,12 @@ async fn open_sqlite(
             .pragma("temp_store", "MEMORY")
             .pragma("query_only", if read_only { "ON" } else { "OFF" })
     });
+    // SQLite ends a transaction by itself when the disk is full or fails, also at COMMIT; the driver then
+    // still counts it as open, and would make savepoints of all later transactions, which nothing ever
+    // commits. Such a connection is closed and another one opened (rule R15).
+    options.map_sqlx_sqlite_before_acquire(|connection, _| {
+        Box::pin(async move { Ok(!connection.is_in_transaction()) })
+    });
     Database::connect(options).await
 }
 
@@ -133,4 +140,39 @@ fn pool_options(config: &DatabaseConfig, connections: u32) -> ConnectOptions {
         .test_before_acquire_if_idle_for(Duration::from_secs(5))
         .sqlx_logging(false);
     options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a full disk does to a transaction, by hand: it is gone, and the driver does not know. The next
+    /// one must be committed all the same.
+    #[tokio::test]
+    async fn a_connection_that_lost_its_transaction_is_not_used_again() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let config = DatabaseConfig {
+            url: format!("sqlite://{}/test.db", folder.path().display()),
+            ..DatabaseConfig::default()
+        };
+        let ledger = Ledger::connect(&config).await.expect("a new file");
+        let create = "CREATE TABLE t (n integer) STRICT";
+        let created = ledger.writer.execute_unprepared(create).await;
+        created.expect("a table");
+        for end in ["ROLLBACK", "ROLLBACK; BEGIN"] {
+            let transaction = ledger.begin().await.expect("begins");
+            let ended = transaction.execute_unprepared(end).await;
+            ended.expect("SQLite takes it");
+            // Whether it says so depends on what the driver made of it; it must not matter later.
+            let _ = transaction.commit().await;
+        }
+        let transaction = ledger.begin().await.expect("begins");
+        let insert = "INSERT INTO t VALUES (1)";
+        transaction.execute_unprepared(insert).await.expect("a row");
+        transaction.commit().await.expect("commits");
+        // Another connection sees it, so it is committed.
+        let sql = sea_orm::Statement::from_string(DbBackend::Sqlite, "SELECT n FROM t");
+        let rows = ledger.reader.query_all_raw(sql).await.expect("reads");
+        assert_eq!(rows.len(), 1);
+    }
 }
