@@ -35,7 +35,7 @@ const MAX_OPERATIONS: usize = 128;
 const MAX_ROWS: usize = 2048;
 /// How long a batch whose outcome is unknown is run again before its callers are told so. Shorter
 /// than a client's usual time-out of 30 seconds, longer than a database's failover by hand-off.
-const RETRY_BUDGET: Duration = Duration::from_secs(15);
+const RETRY_BUDGET: Duration = Duration::from_secs(10);
 /// The first pause between two runs; doubled up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
@@ -85,6 +85,7 @@ impl RefcountActor {
             if answers.iter().flatten().any(released_last) {
                 actor.reaper.do_send(Nudge);
             }
+            actor.refuse_waiting(&answers);
             for (caller, answer) in callers.into_iter().zip(answers) {
                 // A caller that left does not want to know; the effect stands.
                 let _ = caller.send(answer);
@@ -92,6 +93,23 @@ impl RefcountActor {
             actor.committing = false;
             actor.commit_next(ctx);
         }));
+    }
+
+    /// Where the database could not be reached, those behind are told so at once: each would wait as
+    /// long again, for the same answer.
+    fn refuse_waiting(&mut self, answers: &[Answer]) {
+        let Some(Err(error)) = answers.first() else {
+            return;
+        };
+        if !error.is_unreachable() {
+            return;
+        }
+        for (_, caller) in self.queue.drain(..) {
+            if let Some(error) = error.for_another() {
+                // A caller that left does not want to know.
+                let _ = caller.send(Err(error));
+            }
+        }
     }
 
     fn take_batch(&mut self) -> Vec<(Operation, oneshot::Sender<Answer>)> {
@@ -230,7 +248,8 @@ impl Committer {
                 }
                 LedgerError::Overloaded | LedgerError::Internal(_) => return Err(error),
             }
-            if started.elapsed() + pause > RETRY_BUDGET {
+            // Whoever waited for a connection in vain has waited long enough.
+            if error.is_unreachable() || started.elapsed() + pause > RETRY_BUDGET {
                 return match enforced(Rule::UnknownIsUnavailable) {
                     true => Err(error),
                     false => Err(LedgerError::Inconsistent(error.to_string())),

@@ -53,6 +53,19 @@ impl From<DbErr> for LedgerError {
 }
 
 impl LedgerError {
+    /// Whether not even a connection could be had, for as long as one waits for one: nothing was sent.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unavailable(DbErr::ConnectionAcquire(_)))
+    }
+
+    /// The same refusal for another caller; `None` where it says something of its own operation.
+    pub(crate) fn for_another(&self) -> Option<Self> {
+        match self {
+            Self::Unavailable(error) => Some(Self::Unavailable(error.clone())),
+            _ => None,
+        }
+    }
+
     /// The process is going down with the call: it may have taken effect.
     pub(crate) fn stopping() -> Self {
         Self::Unavailable(DbErr::Custom("the server is stopping".to_owned()))

@@ -95,6 +95,7 @@ impl Resolver {
         let mut lead: Option<Lead> = None;
         let mut generations_left = MAX_GENERATIONS;
         let mut look = enforced(Rule::LookBeforeWriting);
+        let mut store_failed = false;
         let outcome = loop {
             let looked_at = interest.landed();
             let may_write = generations_left > 0 && (lead.is_some() || !interest.is_led());
@@ -138,6 +139,7 @@ impl Resolver {
                 }
             }
             if generations_left == 0 {
+                store_failed = true;
                 let what = "the object store did not take the bytes".to_owned();
                 break Err(UploadError::Unavailable { what });
             }
@@ -155,10 +157,22 @@ impl Resolver {
                 answer(&job, outcome)
             }
             Err(error) => {
-                // Rows that were committed after all are left alone.
-                let all: Vec<usize> = (0..job.contents.len()).collect();
-                self.abandon(&mut job, &all, "the upload was given up")
-                    .await;
+                let contents = job.contents.iter_mut();
+                let written: Vec<_> = contents.filter_map(|c| c.written.take()).collect();
+                let resolver = self.clone();
+                let giving_up = async move {
+                    // Rows that were committed after all are left alone.
+                    let rows = written.iter();
+                    join_all(rows.map(|row| resolver.give_up(row, "the upload was given up")))
+                        .await;
+                };
+                if matches!(error, UploadError::Unavailable { .. }) && !store_failed {
+                    // The database did not answer just now: its client need not wait for it once more.
+                    // If it comes to nothing, the lease runs out.
+                    actix::spawn(giving_up);
+                } else {
+                    giving_up.await;
+                }
                 Err(error)
             }
         }
