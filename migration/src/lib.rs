@@ -12,6 +12,7 @@ mod m20261123_000001_create_originals_and_images;
 mod m20261123_000002_create_webhook_events;
 mod m20261123_000003_create_store_meta;
 mod m20261123_000004_create_api_keys;
+mod m20261123_000005_index_webhook_events_by_age;
 mod m20261124_000001_create_usage_counters;
 mod m20261124_000002_rebuild_indexes;
 
@@ -27,6 +28,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000002_create_webhook_events::Migration),
             Box::new(m20261123_000003_create_store_meta::Migration),
             Box::new(m20261123_000004_create_api_keys::Migration),
+            Box::new(m20261123_000005_index_webhook_events_by_age::Migration),
             Box::new(m20261124_000001_create_usage_counters::Migration),
             Box::new(m20261124_000002_rebuild_indexes::Migration),
         ]

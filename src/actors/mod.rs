@@ -6,6 +6,7 @@ pub mod hash;
 
 pub mod blob;
 pub mod dedup;
+pub mod receipt_reaper;
 pub mod refcount;
 
 pub mod background;

@@ -50,7 +50,7 @@ impl Pipeline {
             let (store, storage) = (store.clone(), config.storage.clone());
             arbiters.start(move || BlobActor::from_config(store, &storage))
         };
-        let reapers = Reapers::start(&config.cleanup, ledger, store, &identity, &blobs);
+        let reapers = Reapers::start(config, ledger, store, &identity, &blobs);
         let scoping = Scoping(config.dedup.scope);
         let refcounts = start_shards(config, ledger, &reapers.orphans(), &mut arbiters);
         let dedup = {

@@ -13,7 +13,8 @@ use crate::actors::lease_reaper::LeaseReaper;
 use crate::actors::multipart_reaper::MultipartReaper;
 use crate::actors::observer::Observer;
 use crate::actors::orphan_reaper::OrphanReaper;
-use crate::config::CleanupConfig;
+use crate::actors::receipt_reaper::ReceiptReaper;
+use crate::config::Config;
 use crate::ledger::Ledger;
 use crate::reap::{Purger, StoreIdentity};
 use crate::store::BlobStore;
@@ -25,6 +26,7 @@ pub(super) struct Reapers {
     orphans: Addr<Background<OrphanReaper>>,
     deletions: Addr<Background<DeletionReaper>>,
     multipart: Addr<Background<MultipartReaper>>,
+    receipts: Addr<Background<ReceiptReaper>>,
     observer: Addr<Background<Observer>>,
     /// Keeps their thread for as long as they run.
     arbiter: Arbiter,
@@ -32,14 +34,14 @@ pub(super) struct Reapers {
 
 impl Reapers {
     pub(super) fn start(
-        cleanup: &CleanupConfig,
+        config: &Config,
         ledger: &Ledger,
         store: &Arc<dyn BlobStore>,
         identity: &StoreIdentity,
         blobs: &Addr<BlobActor>,
     ) -> Self {
         let arbiter = Arbiter::new();
-        let (interval, grace_period) = (cleanup.interval, cleanup.grace_period);
+        let (interval, grace_period) = (config.cleanup.interval, config.cleanup.grace_period);
         let purger = Purger {
             ledger: ledger.clone(),
             blobs: blobs.clone(),
@@ -67,6 +69,10 @@ impl Reapers {
             identity: identity.clone(),
         };
         let multipart = Background::new(multipart, MultipartReaper::INTERVAL).unhurried();
+        let receipts = ReceiptReaper {
+            ledger: ledger.clone(),
+            retention: config.webhooks.deletions.retention,
+        };
         let observer = Observer {
             ledger: ledger.clone(),
             grace_period,
@@ -76,6 +82,7 @@ impl Reapers {
             orphans: start(&arbiter, interval, orphans),
             deletions,
             multipart: start_background(&arbiter, multipart),
+            receipts: start(&arbiter, ReceiptReaper::INTERVAL, receipts),
             observer: start(&arbiter, Observer::INTERVAL, observer),
             arbiter,
         }
@@ -102,6 +109,7 @@ impl Reapers {
         let _ = self.orphans.send(Drain).await;
         let _ = self.deletions.send(Drain).await;
         let _ = self.multipart.send(Drain).await;
+        let _ = self.receipts.send(Drain).await;
         let _ = self.observer.send(Drain).await;
     }
 }

@@ -248,11 +248,24 @@ pub struct WebhooksConfig {
 }
 
 /// `[webhooks.deletions]`
-#[derive(Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeletionWebhookConfig {
     /// Standard Webhooks secrets (`whsec_…`); any of them may have signed. None: the route is 404.
     pub secrets: Vec<String>,
+    /// How long the first answer to a delivery is kept for its repetitions.
+    #[serde(with = "units::duration")]
+    pub retention: Duration,
+}
+
+impl Default for DeletionWebhookConfig {
+    fn default() -> Self {
+        Self {
+            secrets: Vec::new(),
+            // Senders repeat for days, not for weeks.
+            retention: Duration::from_secs(30 * 24 * 60 * 60),
+        }
+    }
 }
 
 /// `[log]`
@@ -431,6 +444,7 @@ impl fmt::Debug for DeletionWebhookConfig {
         let secrets: Vec<_> = self.secrets.iter().map(|secret| hidden(secret)).collect();
         f.debug_struct("DeletionWebhookConfig")
             .field("secrets", &secrets)
+            .field("retention", &self.retention)
             .finish()
     }
 }

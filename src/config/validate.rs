@@ -24,6 +24,7 @@ const WEBHOOK_SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 const TEN_YEARS: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
 /// PostgreSQL's time-outs are 32-bit milliseconds.
 const POSTGRES_MAX_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
+const HOUR: Duration = Duration::from_secs(60 * 60);
 const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// Collects broken rules.
@@ -376,6 +377,12 @@ impl Config {
     }
 
     fn check_webhooks(&self, rules: &mut Rules) {
+        rules.demand(
+            (HOUR..=TEN_YEARS).contains(&self.webhooks.deletions.retention),
+            "webhooks.deletions.retention",
+            "from an hour to ten years",
+            "longer than the sender repeats a delivery: its documentation says how long that is",
+        );
         let secrets = &self.webhooks.deletions.secrets;
         let bad: Vec<_> = (1..)
             .zip(secrets)

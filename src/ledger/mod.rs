@@ -16,6 +16,7 @@ mod migrate;
 mod originals;
 pub mod pending;
 pub mod reap;
+mod receipts;
 mod stats;
 mod store_meta;
 #[cfg(test)]

@@ -19,6 +19,7 @@ cases! {
         an_event_of_another_type,
         without_a_secret_there_is_no_route,
         a_receipt_outlives_a_restart,
+        an_old_receipt_goes_and_its_effect_stays,
     ],
 }
 
@@ -298,4 +299,35 @@ async fn a_receipt_outlives_a_restart(ctx: &mut Context) {
         .expect(200)
         .json();
     assert_eq!(again, first);
+}
+
+/// Past `webhooks.deletions.retention`; the reaper looks soon after a start.
+async fn an_old_receipt_goes_and_its_effect_stays(ctx: &mut Context) {
+    let api = start(ctx, &[SECRET]).await;
+    let bytes = small_png(30);
+    let first = api.upload_id(bytes.clone()).await;
+    let second = api.upload_id(bytes.clone()).await;
+    let body = deletion(&json!({ "id": first }));
+    for id in ["msg_old", "msg_new"] {
+        deliver(&api, SECRET, id, now(), &body).await.expect(200);
+    }
+    let outside = ctx.outside().await;
+    let aged = "UPDATE webhook_events SET received_at = '2020-01-01T00:00:00.000+00:00' \
+                WHERE event_id = 'msg_old'";
+    assert_eq!(outside.sql(aged).await, 1);
+    assert!(ctx.server().stop().await.success());
+    let api = ctx.start().await;
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    // Changes nothing, and says how many there are.
+    let count = "UPDATE webhook_events SET event_id = event_id";
+    while outside.sql(count).await != 1 {
+        assert!(std::time::Instant::now() < deadline, "the receipt stays");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    let again = deliver(&api, SECRET, "msg_old", now(), &body).await;
+    let again = again.expect(200).json();
+    assert_eq!(again["results"][0]["outcome"], "already_deleted");
+    let original = api.original(&sha256_hex(&bytes)).await.expect(200).json();
+    assert_eq!(original["reference_count"], 1);
+    api.image(&second).await.expect(200);
 }
