@@ -3,7 +3,7 @@
 use std::future::{Ready, ready};
 
 use actix_web::dev::Payload;
-use actix_web::http::header::{self, HeaderMap};
+use actix_web::http::header::{self, HeaderMap, HeaderValue};
 use actix_web::web::{Bytes, BytesMut};
 use actix_web::{FromRequest, HttpRequest};
 use entity::{ContentDigest, ImageId};
@@ -75,8 +75,8 @@ pub fn parse_uuid(text: &str) -> Option<Uuid> {
 }
 
 /// Reads a query string. Unknown parameters are ignored.
-fn read_query<Q: DeserializeOwned>(request: &HttpRequest) -> Result<Q, Problem> {
-    actix_web::web::Query::<Q>::from_query(request.query_string())
+fn read_query<Q: DeserializeOwned>(text: &str) -> Result<Q, Problem> {
+    actix_web::web::Query::<Q>::from_query(text)
         .map(actix_web::web::Query::into_inner)
         .map_err(|error| Problem::new(Code::InvalidQuery, error.to_string()))
 }
@@ -89,6 +89,7 @@ pub struct ListQuery {
     #[param(minimum = 1, maximum = 1000, default = 50)]
     limit: Option<u64>,
     /// `next_cursor` of the page before.
+    #[param(pattern = "^[A-Za-z0-9_-]{39}$")]
     cursor: Option<String>,
     /// Whether deleted images are listed too.
     #[param(default = false)]
@@ -131,8 +132,16 @@ impl FromRequest for ImageListing {
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(read_query::<ListQuery>(request).and_then(Self::try_from))
+        ready(listing(request.query_string()))
     }
+}
+
+/// Reads and validates the query string of a list.
+///
+/// # Errors
+/// 400 with the reason.
+pub(crate) fn listing(query: &str) -> Result<ImageListing, Problem> {
+    read_query::<ListQuery>(query).and_then(ImageListing::try_from)
 }
 
 /// How to send content.
@@ -150,7 +159,7 @@ impl FromRequest for ContentQuery {
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(read_query(request))
+        ready(read_query(request.query_string()))
     }
 }
 
@@ -270,7 +279,7 @@ impl JsonInput for ImageIds {
 #[serde(deny_unknown_fields)]
 pub struct ContentHashes {
     /// SHA-256 of each, 64 lowercase hex characters; at most 1000.
-    #[schema(max_items = 1000)]
+    #[schema(max_items = 1000, value_type = Vec<super::openapi::ContentHash>)]
     pub content_hashes: Vec<String>,
 }
 
@@ -320,6 +329,7 @@ pub fn check_count(items: usize) -> Result<(), Problem> {
 #[serde(deny_unknown_fields)]
 pub struct ReferenceBody {
     /// SHA-256 of the content.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
     pub content_hash: Option<String>,
     /// The original's id.
     pub original_image_id: Option<Uuid>,
@@ -415,13 +425,13 @@ pub fn content_length(headers: &HeaderMap) -> Option<u64> {
         .ok()
 }
 
-/// The media type of the body without its parameters, lowercase; empty when there is none.
+/// The media type of the body without its parameters, lowercase; empty when there is none. It is read
+/// whatever bytes the parameters hold: a form must not be taken for a file because of its boundary.
 pub fn media_type(headers: &HeaderMap) -> String {
-    headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split(';').next())
-        .unwrap_or_default()
+    let value = headers.get(header::CONTENT_TYPE);
+    let value = value.map_or(&b""[..], HeaderValue::as_bytes);
+    let name = value.split(|byte| *byte == b';').next();
+    String::from_utf8_lossy(name.unwrap_or_default())
         .trim()
         .to_ascii_lowercase()
 }

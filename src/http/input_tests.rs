@@ -17,7 +17,7 @@ fn headers(pairs: &[(&'static str, &[u8])]) -> HeaderMap {
 
 fn listing(query: &str) -> Result<ImageListing, Code> {
     let request = actix_web::test::TestRequest::with_uri(&format!("/?{query}")).to_http_request();
-    read_query::<ListQuery>(&request)
+    read_query::<ListQuery>(request.query_string())
         .and_then(ImageListing::try_from)
         .map_err(|problem| problem.code)
 }
@@ -97,6 +97,22 @@ fn metadata_is_a_small_object_that_databases_keep() {
 }
 
 #[test]
+fn numbers_in_metadata_read_back_as_they_were() {
+    for number in [
+        "1844674407370953709551616",
+        "0.1",
+        "-1.7976931348623157e308",
+        "5e-324",
+    ] {
+        let sent = parse_metadata(format!("{{\"n\":{number}}}").as_bytes()).expect("an object");
+        let again = parse_metadata(sent.to_string().as_bytes()).expect("an object");
+        assert_eq!(again, sent, "{number}");
+        let nearest: f64 = number.parse().expect("a number");
+        assert_eq!(sent["n"].as_f64(), Some(nearest));
+    }
+}
+
+#[test]
 fn references_name_one_content() {
     let parse = |text: &str| parse_json::<ReferenceBody>(text.as_bytes()).map_err(|p| p.code);
     let hash = "ab".repeat(32);
@@ -147,9 +163,12 @@ fn content_types() {
         (b"text/json", false),
         (b"\xff", false),
         (b"", false),
+        (b"application/json; charset=\xe9", true),
     ] {
         assert_eq!(is_json(&headers(&[("content-type", value)])), json);
     }
+    let odd = headers(&[("content-type", b"Multipart/Form-Data; boundary=\xc3\xa9")]);
+    assert_eq!(media_type(&odd), "multipart/form-data");
     assert!(refuse_encoding(&headers(&[])).is_ok());
     assert!(refuse_encoding(&headers(&[("content-encoding", b"identity")])).is_ok());
     assert!(refuse_encoding(&headers(&[("content-encoding", b"gzip")])).is_err());

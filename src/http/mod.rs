@@ -93,7 +93,7 @@ impl Settings {
             small_body_timeout: config.upload.idle_timeout,
             deletion_hooks,
             draining,
-            openapi: Bytes::from(openapi::document()),
+            openapi: Bytes::from(openapi::document(config.auth.mode)),
         })
     }
 

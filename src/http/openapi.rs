@@ -11,6 +11,7 @@ use super::representation::{
 };
 use super::webhooks::DeletionEvent;
 use super::{content, images, ops, originals, stats, uploads, webhooks};
+use crate::config::AuthMode;
 use crate::service::Stats;
 
 /// A form with files.
@@ -30,6 +31,12 @@ pub struct UploadForm {
 #[schema(value_type = String, format = Binary)]
 #[expect(dead_code, reason = "a shape for the description only")]
 pub struct FileBytes(String);
+
+/// SHA-256 of a content.
+#[derive(Debug, ToSchema)]
+#[schema(value_type = String, pattern = "^[0-9a-f]{64}$")]
+#[expect(dead_code, reason = "a shape for the description only")]
+pub struct ContentHash(String);
 
 /// Any JSON object.
 #[derive(Debug, ToSchema)]
@@ -147,11 +154,24 @@ impl Modify for ApiKeyScheme {
     }
 }
 
-/// The description as JSON.
-pub fn document() -> String {
-    Description::openapi()
-        .to_json()
-        .expect("a description is plain data")
+/// The description as JSON. Where no keys are asked for it says so: a generated client would otherwise
+/// insist on one.
+pub fn document(auth: AuthMode) -> String {
+    let mut description = Description::openapi();
+    if auth == AuthMode::None {
+        for item in description.paths.paths.values_mut() {
+            let operations = [
+                &mut item.get,
+                &mut item.head,
+                &mut item.post,
+                &mut item.delete,
+            ];
+            for operation in operations.into_iter().flatten() {
+                operation.security = None;
+            }
+        }
+    }
+    description.to_json().expect("a description is plain data")
 }
 
 #[cfg(test)]
@@ -160,7 +180,8 @@ mod tests {
 
     #[test]
     fn describes_every_route_with_problems() {
-        let document: serde_json::Value = serde_json::from_str(&document()).expect("JSON");
+        let document = document(AuthMode::Keys);
+        let document: serde_json::Value = serde_json::from_str(&document).expect("JSON");
         assert_eq!(document["openapi"], "3.1.0");
         let paths = document["paths"].as_object().expect("paths");
         for path in super::super::routes::PATHS {
@@ -176,6 +197,15 @@ mod tests {
                 paths["/v1/images"]["post"]["responses"][status].is_object(),
                 "{status}"
             );
+        }
+    }
+
+    #[test]
+    fn asks_for_keys_only_where_the_server_does() {
+        for (auth, asks) in [(AuthMode::Keys, true), (AuthMode::None, false)] {
+            let document: serde_json::Value = serde_json::from_str(&document(auth)).expect("JSON");
+            let security = &document["paths"]["/v1/images"]["post"]["security"];
+            assert_eq!(security.is_array(), asks, "{security}");
         }
     }
 }
