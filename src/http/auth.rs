@@ -186,7 +186,7 @@ async fn authorize(request: &HttpRequest, needed: Scope) -> Result<Caller, Probl
 }
 
 /// The credential of an `Authorization: Bearer` header (RFC 6750); the scheme is case-insensitive.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(header::AUTHORIZATION);
     let value = values.next()?.to_str().ok()?;
     let (scheme, secret) = value.split_once(' ')?;

@@ -80,6 +80,9 @@ pub struct MultipartParser {
     finder: memmem::Finder<'static>,
     buffer: Bytes,
     state: State,
+    /// How far the head at the buffer's beginning was searched for its end: a head that comes byte by
+    /// byte is not searched from its beginning each time.
+    head_searched: usize,
     overhead_bytes: usize,
 }
 
@@ -98,6 +101,7 @@ impl MultipartParser {
             // The first delimiter may begin the body; this is the line break before it.
             buffer: Bytes::from_static(LINE_BREAK),
             state: State::Preamble,
+            head_searched: 0,
             overhead_bytes: 0,
         })
     }
@@ -106,18 +110,23 @@ impl MultipartParser {
     pub fn feed(&mut self, bytes: Bytes) {
         if self.buffer.is_empty() {
             self.buffer = bytes;
-        } else if self.state == State::Preamble && self.begins_with_delimiter(&bytes) {
+            return;
+        }
+        if self.state == State::Preamble && self.begins_with_delimiter(&bytes) {
             // The usual body: its first piece, most of a small one, need not be copied.
             self.buffer = bytes;
             self.buffer
                 .advance(self.finder.needle().len() - LINE_BREAK.len());
             self.state = State::AfterDelimiter;
-        } else {
-            let mut joined = BytesMut::with_capacity(self.buffer.len() + bytes.len());
-            joined.extend_from_slice(&self.buffer);
-            joined.extend_from_slice(&bytes);
-            self.buffer = joined.freeze();
+            return;
         }
+        // A joined buffer is ours alone and grows in place: a head in many small pieces is not copied
+        // once per piece.
+        let mut joined = std::mem::take(&mut self.buffer)
+            .try_into_mut()
+            .unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+        joined.extend_from_slice(&bytes);
+        self.buffer = joined.freeze();
     }
 
     /// Whether these bytes complete the first delimiter, of which the line break is there.
@@ -218,15 +227,19 @@ impl MultipartParser {
     }
 
     fn read_head(&mut self) -> Result<Option<PartHead>, MultipartError> {
-        let Some(end) = memmem::find(&self.buffer, b"\r\n\r\n") else {
-            if self.buffer.len() > MAX_HEAD_BYTES {
-                return Err(MultipartError::Malformed("a part's head is too long"));
-            }
-            return Ok(None);
-        };
+        const END: &[u8] = b"\r\n\r\n";
+        let from = self.head_searched;
+        let found = memmem::find(&self.buffer[from..], END).map(|at| from + at);
+        // Where the end is, or before where it cannot be: the bound is the same for every cut.
+        let end = found.unwrap_or((self.buffer.len() + 1).saturating_sub(END.len()));
         if end > MAX_HEAD_BYTES {
             return Err(MultipartError::Malformed("a part's head is too long"));
         }
+        self.head_searched = end;
+        if found.is_none() {
+            return Ok(None);
+        }
+        self.head_searched = 0;
         let head = self.buffer.split_to(end + 4);
         self.charge_overhead(head.len())?;
         self.state = State::Data;

@@ -60,6 +60,33 @@ fn any_split_gives_the_same_parts() {
 }
 
 #[test]
+fn the_bound_of_a_head_is_the_same_for_every_cut() {
+    for (padding, fits) in [(0, true), (1, false)] {
+        let line = format!("{FILE}\r\nX-A: ");
+        // A head begins with the line break of its delimiter.
+        let padding = MAX_HEAD_BYTES - 2 - line.len() + padding;
+        let body = one_part(&format!("{line}{}", "b".repeat(padding)), "x");
+        for piece in [1, 2, 3, 5, 16_391, 16_392, 16_393, body.len()] {
+            assert_eq!(parse(TYPE, &body, piece).is_ok(), fits, "{piece}");
+        }
+    }
+}
+
+/// Each byte costs about the same, wherever it stands: 40 heads of 16 KiB, byte by byte, would
+/// otherwise be searched and copied for seconds.
+#[test]
+fn a_head_byte_by_byte_costs_no_more_than_its_bytes() {
+    let padding = "b".repeat(16_000);
+    let part = format!("--XX\r\n{FILE}\r\nX-A: {padding}\r\n\r\nx\r\n");
+    let body = part.repeat(40) + "--XX--";
+    let began = std::time::Instant::now();
+    let parts = parse(TYPE, body.as_bytes(), 1).expect("well-formed");
+    assert_eq!(parts.len(), 40);
+    let took = began.elapsed();
+    assert!(took < std::time::Duration::from_secs(3), "{took:?}");
+}
+
+#[test]
 fn an_empty_part_and_an_empty_form_are_whole() {
     assert_eq!(
         parse(TYPE, &one_part(FILE, ""), 7),

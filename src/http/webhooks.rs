@@ -151,7 +151,7 @@ pub async fn take_deletions(
 }
 
 /// The images that a delivery names; `None` for an event of another type.
-fn images_of(body: &[u8]) -> Result<Option<Vec<ImageId>>, Problem> {
+pub(crate) fn images_of(body: &[u8]) -> Result<Option<Vec<ImageId>>, Problem> {
     let invalid = |text: String| Problem::new(Code::InvalidBody, text);
     let event: DeletionEvent = parse_object(body)?;
     if event.r#type != IMAGE_DELETED {
@@ -172,7 +172,7 @@ fn images_of(body: &[u8]) -> Result<Option<Vec<ImageId>>, Problem> {
 }
 
 /// Checks a delivery's headers and signature; its id.
-fn verify(
+pub(crate) fn verify(
     hooks: &[Webhook],
     headers: &HeaderMap,
     body: &[u8],

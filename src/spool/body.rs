@@ -97,7 +97,7 @@ impl SpooledBody {
     }
 
     /// A small body outside of any budget.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn from_bytes(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         let permit = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned();
