@@ -6,8 +6,9 @@ use tracing_subscriber::fmt::format::FmtSpan;
 use crate::config::{LogConfig, LogFormat};
 
 /// What would drown everything else, unless the configured level names it: sqlx tells of every
-/// statement at `info`.
-const QUIETED: &str = "sqlx=warn";
+/// statement at `info`, and the HTTP library of every request that is no HTTP at `error`, which is what
+/// clients could fill a disk with.
+const QUIETED: &str = "sqlx=warn,actix_http::h1::dispatcher=off";
 
 /// Starts logging. A second call changes nothing: tests start many servers in one process.
 pub fn start(config: &LogConfig) {

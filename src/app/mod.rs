@@ -79,6 +79,18 @@ pub enum AppError {
     DrainTimeout(Duration),
 }
 
+/// Takes as many open files as the system lets this process have: the usual 1024 is less than
+/// `server.max_connections`, and a connection takes two.
+fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit on open files stays where it is");
+    }
+}
+
 /// Runs the server until SIGINT or SIGTERM, then finishes what is in flight. Call it inside an
 /// actix system.
 ///
@@ -86,6 +98,7 @@ pub enum AppError {
 /// See [`AppError`].
 pub async fn serve(config: Config) -> Result<(), AppError> {
     let mut signals = Signals::listen()?;
+    raise_open_files();
     let instance = Instance::start(&config).await?;
     let address = config.server.bind;
     let listener =
@@ -176,15 +189,20 @@ async fn actor_lost(service: &crate::service::Service) {
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    /// Only kept: while somebody listens, a write past a limit on file sizes is an error like a full
+    /// disk, and not the end of the process.
+    _file_too_large: Signal,
 }
 
 impl Signals {
     fn listen() -> std::io::Result<Self> {
         let interrupt = signal(SignalKind::interrupt())?;
         let terminate = signal(SignalKind::terminate())?;
+        let too_large = rustix::process::Signal::XFSZ.as_raw();
         Ok(Self {
             interrupt,
             terminate,
+            _file_too_large: signal(SignalKind::from_raw(too_large))?,
         })
     }
 

@@ -18,7 +18,8 @@ use actix_web::{Error, HttpMessage};
 use futures::Stream;
 use uuid::Uuid;
 
-use super::problem::Problem;
+use super::connections::{self, Connection};
+use super::problem::{Code, Problem};
 use super::routes;
 use crate::metrics::METRICS;
 
@@ -38,17 +39,31 @@ pub async fn edge(
     let started = Instant::now();
     let id = request_id(request.headers());
     let body = watch_body(&mut request);
+    let connection = request.conn_data::<Rc<Connection>>().cloned();
+    let serving = connection.as_ref().map(Connection::serve);
 
-    let response = next.call(request).await?;
+    let response = match &connection {
+        Some(connection) if connection.is_closing() => {
+            let detail = "the answer before this one ended the connection";
+            request.error_response(Problem::new(Code::Unavailable, detail))
+        }
+        _ => next.call(request).await?,
+    };
     let mut response = finish_problem(response, &id);
 
     response.headers_mut().insert(X_REQUEST_ID, id.clone());
     add_default_headers(response.headers_mut());
     observe(&response, &id, started.elapsed());
-    Ok(match body.filter(WatchedBody::is_unread) {
-        Some(body) => close_after_linger(response, body),
+    let response = match body.filter(WatchedBody::is_unread) {
+        Some(body) => {
+            if let Some(connection) = &connection {
+                connection.close_after_this();
+            }
+            close_after_linger(response, body)
+        }
         None => response,
-    })
+    };
+    Ok(response.map_body(|_, body| connections::until_sent(body, serving)))
 }
 
 /// The client's own id where it is harmless, else a new one.

@@ -6,11 +6,14 @@
 //! [`form`] and [`multipart`]), [`images`], [`content`], [`originals`], [`stats`], [`webhooks`], [`ops`].
 //! [`problem`] is the one table of errors, [`representation`] the JSON that clients see.
 //!
-//! Two kinds of errors are answered below this layer, by the connection itself, with a bare status and no
-//! document: a request head that is no HTTP (400), too large (431) or too slow (408).
+//! Some errors are answered below this layer, by the connection itself, with a bare status and no
+//! document: a request head that is no HTTP (400), too large (431) or too slow (408). Malformed chunks are
+//! answered by nothing at all. `docs/api.md` lists them; `connections` cuts what the library would wait
+//! for without end.
 
 pub mod auth;
 pub mod conditions;
+mod connections;
 pub mod content;
 pub mod cursor;
 pub mod digest_header;
@@ -149,6 +152,7 @@ fn run(
     .keep_alive(KEEP_ALIVE)
     .client_request_timeout(HEAD_TIMEOUT)
     .client_disconnect_timeout(edge::LINGER)
+    .on_connect(|io, data| connections::remember(io, data, KEEP_ALIVE + HEAD_TIMEOUT))
     .shutdown_timeout(config.server.drain_timeout.as_secs().max(1))
     .disable_signals()
     .listen(listener)?;

@@ -12,6 +12,7 @@ mod concurrency;
 mod content;
 mod counting;
 mod end_check;
+mod failing;
 mod health;
 mod histories;
 mod keys;
@@ -20,6 +21,8 @@ mod linearizable;
 mod listing;
 mod queries;
 mod races;
+mod raw_bodies;
+mod raw_socket;
 mod references;
 mod roundtrip;
 mod schedules_at_the_store;
@@ -58,6 +61,9 @@ fn main() -> ExitCode {
         uploads::cases(),
         bad_bodies::cases(),
         queries::cases(),
+        raw_socket::cases(),
+        raw_bodies::cases(),
+        failing::cases(),
         references::cases(),
         listing::cases(),
         content::cases(),

@@ -8,10 +8,11 @@ use futures::future::join_all;
 use futures::stream;
 use sha2::{Digest, Sha256};
 
-use crate::harness::{Api, Context, cases, seeded_bytes};
+use crate::harness::{Api, Context, RawConnection, cases, seeded_bytes};
 
 cases! {
     both: [sixty_four_uploads_of_64_mib_in_bounded_memory],
+    sqlite_local: [clients_that_stop_are_cut],
 }
 
 const MIB: u64 = 1024 * 1024;
@@ -80,4 +81,49 @@ async fn sixty_four_uploads_of_64_mib_in_bounded_memory(ctx: &mut Context) {
     );
     api.delete_many(&ids[1..]).await.expect(200);
     tokio::time::sleep(Duration::from_secs(1)).await;
+}
+
+/// A second head that never ends, and an answer that nobody takes: the library waits for neither's end,
+/// so the server cuts them after the 85 s that an idle connection and a head have together.
+async fn clients_that_stop_are_cut(ctx: &mut Context) {
+    let api = ctx.start().await;
+    let large = seeded_bytes(7, BODY_BYTES / 2);
+    let id = api.upload_id(large.clone()).await;
+
+    let mut dripping = RawConnection::open(api.address()).await;
+    dripping
+        .send("GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
+        .await;
+    assert_eq!(dripping.answer().await.expect("an answer").status, 200);
+    dripping.send("GET /healthz HTTP/1.1\r\n").await;
+    let mut deaf = RawConnection::open(api.address()).await;
+    let request = format!("GET /v1/images/{id}/content HTTP/1.1\r\nHost: h\r\n\r\n");
+    deaf.send(request).await;
+    // This one takes its time as well, but it takes what comes.
+    let mut slow = RawConnection::open(api.address()).await;
+    let request =
+        format!("GET /v1/images/{id}/content HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    slow.send(request).await;
+    let slow = async {
+        let mut bytes = 0;
+        for _ in 0..100 {
+            bytes += slow.take_some(200 * 1024).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        bytes + slow.drained_within(Duration::from_secs(30)).await
+    };
+    let drip = async {
+        for _ in 0..19 {
+            dripping.send("X-A: b\r\n").await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+        dripping.drained_within(Duration::from_secs(5)).await
+    };
+    let (slow_bytes, _) = futures::join!(slow, drip);
+    assert!(
+        slow_bytes > large.len(),
+        "the slow one was cut: {slow_bytes}"
+    );
+    let deaf_bytes = deaf.drained_within(Duration::from_secs(5)).await;
+    assert!(deaf_bytes < large.len(), "all of it was sent: {deaf_bytes}");
 }

@@ -9,6 +9,7 @@ use super::client::{Api, text_of};
 use super::gate::{Action, Gate, Hold, Operation};
 use super::outside::{Objects, Outside, files_below};
 use super::postgres::Cluster;
+use super::relay::Relay;
 use super::s3::S3Server;
 #[cfg(feature = "seams")]
 use super::seams::SeamControl;
@@ -44,6 +45,7 @@ pub(crate) struct Context {
     database: String,
     bucket: String,
     own_cluster: Option<Cluster>,
+    store_relay: Option<Relay>,
     outside: Option<Outside>,
     without_end_check: Option<&'static str>,
 }
@@ -65,6 +67,7 @@ impl Context {
             database: format!("t{unique}"),
             bucket: format!("t-{unique}"),
             own_cluster: None,
+            store_relay: None,
             outside: None,
             without_end_check: None,
         };
@@ -281,6 +284,23 @@ impl Context {
         self.own_cluster
             .as_ref()
             .expect("`use_own_cluster` came before")
+    }
+
+    /// Puts a relay before the S3 server, so that it can be taken away; before the first start.
+    pub(crate) fn use_store_relay(&mut self) {
+        let endpoint = &self.settings["STORAGE__S3__ENDPOINT"];
+        let target = endpoint.trim_start_matches("http://").parse();
+        let relay = Relay::to(target.expect("an address and a port"));
+        let endpoint = format!("http://{}", relay.address);
+        self.set("STORAGE__S3__ENDPOINT", &endpoint);
+        self.store_relay = Some(relay);
+    }
+
+    /// The relay of `use_store_relay`.
+    pub(crate) fn store_relay(&mut self) -> &mut Relay {
+        self.store_relay
+            .as_mut()
+            .expect("`use_store_relay` came before")
     }
 
     /// Calls of one kind that reached the S3 server's bucket so far.

@@ -9,6 +9,7 @@ mod interleave;
 mod outside;
 mod postgres;
 mod raw;
+mod relay;
 mod s3;
 #[cfg(feature = "seams")]
 mod seams;

@@ -15,6 +15,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub(crate) struct RawConnection {
     socket: TcpStream,
+    /// What came and belongs to no answer yet.
+    received: Vec<u8>,
 }
 
 impl RawConnection {
@@ -22,7 +24,10 @@ impl RawConnection {
     pub(crate) async fn open(address: &str) -> Self {
         let socket = TcpStream::connect(address).await.expect("it listens");
         socket.set_nodelay(true).expect("a TCP option");
-        Self { socket }
+        Self {
+            socket,
+            received: Vec::new(),
+        }
     }
 
     /// Sends bytes. A server that has answered and closed may refuse them: no failure.
@@ -65,23 +70,57 @@ impl RawConnection {
             .unwrap_or_else(|_| panic!("neither an answer nor a close within {ANSWER_LIMIT:?}"))
     }
 
+    /// Every further answer until the server closes, which it must.
+    pub(crate) async fn answers_until_close(&mut self) -> Vec<Reply> {
+        let mut replies = Vec::new();
+        while let Some(reply) = self.answer().await {
+            replies.push(reply);
+        }
+        assert!(self.received.is_empty(), "half an answer");
+        replies
+    }
+
+    /// Reads up to so many bytes; how many came. 0: the server closed.
+    pub(crate) async fn take_some(&mut self, most: usize) -> usize {
+        let mut piece = vec![0; most];
+        self.socket.read(&mut piece).await.unwrap_or(0)
+    }
+
+    /// Reads until the server closes, which it must do in time; how many bytes came.
+    pub(crate) async fn drained_within(&mut self, limit: Duration) -> usize {
+        let reading = async {
+            let mut bytes = std::mem::take(&mut self.received).len();
+            let mut piece = vec![0; 65_536];
+            while let Ok(length) = self.socket.read(&mut piece).await {
+                if length == 0 {
+                    break;
+                }
+                bytes += length;
+            }
+            bytes
+        };
+        tokio::time::timeout(limit, reading)
+            .await
+            .unwrap_or_else(|_| panic!("not closed within {limit:?}"))
+    }
+
     async fn read_answer(&mut self) -> Option<Reply> {
-        let mut received = Vec::new();
         loop {
-            if let Some(reply) = parse_reply(&received) {
+            if let Some((reply, length)) = parse_reply(&self.received) {
+                self.received.drain(..length);
                 return Some(reply);
             }
             let mut piece = [0; 8192];
             match self.socket.read(&mut piece).await {
                 Ok(0) | Err(_) => return None,
-                Ok(length) => received.extend_from_slice(&piece[..length]),
+                Ok(length) => self.received.extend_from_slice(&piece[..length]),
             }
         }
     }
 }
 
-/// A whole answer with a `Content-Length`, once all of it is there.
-fn parse_reply(received: &[u8]) -> Option<Reply> {
+/// A whole answer with a `Content-Length`, once all of it is there, and how many bytes it took.
+fn parse_reply(received: &[u8]) -> Option<(Reply, usize)> {
     let end = received
         .windows(4)
         .position(|window| window == b"\r\n\r\n")?;
@@ -90,7 +129,8 @@ fn parse_reply(received: &[u8]) -> Option<Reply> {
     let mut lines = head.split("\r\n");
     let status: u16 = lines.next()?.split(' ').nth(1)?.parse().ok()?;
     if (100..200).contains(&status) {
-        return parse_reply(rest);
+        let (reply, length) = parse_reply(rest)?;
+        return Some((reply, end + 4 + length));
     }
     let mut headers = reqwest::header::HeaderMap::new();
     for line in lines {
@@ -101,11 +141,12 @@ fn parse_reply(received: &[u8]) -> Option<Reply> {
     let length = headers.get("content-length");
     let length: usize = length.map_or(Some(0), |length| length.to_str().ok()?.parse().ok())?;
     let body = rest.get(..length)?;
-    Some(Reply {
+    let reply = Reply {
         status,
         headers,
         body: Bytes::copy_from_slice(body),
-    })
+    };
+    Some((reply, end + 4 + length))
 }
 
 /// A multipart body written by hand: each part's own header lines and its bytes.

@@ -246,6 +246,19 @@ impl Server {
             .any(|target| target.to_string_lossy() == socket)
     }
 
+    /// No file that it writes may grow beyond so many bytes; `None` lifts that. To the process this is a
+    /// disk that is full, and unlike one it can be had on every machine.
+    pub(crate) fn limit_file_size(&self, bytes: Option<u64>) {
+        use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+        let pid = Pid::from_raw(self.pid().cast_signed());
+        let limit = Rlimit {
+            current: bytes,
+            maximum: None,
+        };
+        prlimit(pid, Resource::Fsize, limit).expect("a limit of one's own child can be set");
+    }
+
     /// Open files that have no name any more: bodies in the spool.
     pub(crate) fn unlinked_files(&self) -> Vec<PathBuf> {
         fs::read_dir(format!("/proc/{}/fd", self.pid()))
