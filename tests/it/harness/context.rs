@@ -87,7 +87,7 @@ impl Context {
                 context.set("STORAGE__LOCAL__PATH", &context.path("objects").display());
             }
             Backend::PostgresS3 => {
-                Cluster::shared().create_database(&context.database).await;
+                Cluster::shared().create_database(&context.database);
                 context.set("DATABASE__URL", &Cluster::shared().url(&context.database));
                 context.use_bucket().await;
             }
@@ -274,7 +274,7 @@ impl Context {
     /// Puts the database on a cluster that no other case uses; before the first start.
     pub(crate) async fn use_own_cluster(&mut self) {
         let cluster = Cluster::start_new();
-        cluster.create_database(&self.database).await;
+        cluster.create_database(&self.database);
         self.set("DATABASE__URL", &cluster.url(&self.database));
         self.own_cluster = Some(cluster);
     }
@@ -422,7 +422,7 @@ impl Context {
             return;
         }
         if self.own_cluster.is_none() {
-            Cluster::shared().drop_database(&self.database).await;
+            Cluster::shared().drop_database(&self.database);
         }
         let client = S3Server::shared().observer();
         let mut pages = client
