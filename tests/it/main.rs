@@ -42,6 +42,7 @@ mod slow;
 #[cfg(feature = "seams")]
 mod sweep;
 mod uploads;
+mod usage;
 mod webhooks;
 
 use std::process::ExitCode;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         keys::cases(),
         webhooks::cases(),
         counting::cases(),
+        usage::cases(),
         concurrency::cases(),
         races::cases(),
         schedules_at_the_store::cases(),

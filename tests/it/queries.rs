@@ -20,7 +20,7 @@ use sea_orm::Statement;
 
 use crate::harness::{Context, cases};
 
-#[path = "../../bench/src/bulk.rs"]
+#[path = "../../bench/services/bulk.rs"]
 mod bulk;
 
 cases! {
@@ -91,7 +91,11 @@ async fn every_statement_uses_an_index(ctx: &mut Context) {
     };
     outside.sql(&bulk.insert_originals(0, ORIGINALS - 1)).await;
     outside.sql(&bulk.insert_images(0, bulk.images() - 1)).await;
-    outside.sql("ANALYZE").await;
+    outside.sql(&receipts(postgres)).await;
+    // Autovacuum does that in service; SQLite plans without statistics, there as here.
+    if postgres {
+        outside.sql("ANALYZE").await;
+    }
 
     let config = DatabaseConfig {
         url: ctx.settings["DATABASE__URL"].clone(),
@@ -103,7 +107,6 @@ async fn every_statement_uses_an_index(ctx: &mut Context) {
     ledger.observe_statements(move |statement| observer.take(statement));
     exercise::every_function(&ledger, &log, &outside.database).await;
     ledger.close().await;
-    outside.sql("ANALYZE").await;
 
     let asked = std::mem::take(&mut *log.asked.lock().expect("no holder panics"));
     let mut explained = Vec::new();
@@ -134,6 +137,18 @@ async fn every_statement_uses_an_index(ctx: &mut Context) {
         "{} shows other statements than the ledger runs; HAPAX_WRITE_QUERIES=1 writes it anew",
         file.display()
     );
+}
+
+/// Webhook deliveries of the past.
+fn receipts(postgres: bool) -> String {
+    let (numbers, number, empty) = match postgres {
+        true => ("generate_series(1, 1000000) AS n", "n", "'{}'::jsonb"),
+        false => ("images", "rowid", "'{}'"),
+    };
+    format!(
+        "INSERT INTO webhook_events (source, event_id, result)
+         SELECT 'default', 'loaded ' || {number}, {empty} FROM {numbers} LIMIT {ORIGINALS}"
+    )
 }
 
 /// A new function of the ledger must be called in `exercise`, or its statements are never seen.

@@ -20,8 +20,8 @@ const WHOLE_PASSES: [(&str, &str); 3] = [
     ),
 ];
 
-/// Both tables grow with every upload.
-const GROWING: [&str; 2] = ["original_images", "images"];
+/// Tables that grow with every upload, or every delivery.
+const GROWING: [&str; 3] = ["original_images", "images", "webhook_events"];
 /// Indexes that hold rows in transit alone: reading all of one is reading what is asked for.
 const SMALL_INDEXES: [&str; 3] = [
     "original_images_pending",
