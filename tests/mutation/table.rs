@@ -131,7 +131,7 @@ pub(crate) const TABLE: &[Row] = &[
         "R9b",
         &[(
             Both,
-            "lifecycle::within_its_grace_period_an_original_is_taken_back_into_use",
+            "schedules_of_deletions::grace_period_outlasts_the_reaper",
         )],
     ),
     (
