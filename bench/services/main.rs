@@ -1,8 +1,11 @@
-//! The servers that need as much below them as Hapax does: the naive service, and the S3 server. A
-//! program of their own, so that the load generator stays small. It says `listening on http://…` as
-//! Hapax does.
+//! What needs as much below it as Hapax does: the naive service, the S3 server, and what fills a
+//! database with millions of rows. A program of its own, so that the load generator stays small. A
+//! server says `listening on http://…` as Hapax does.
 
+mod bulk;
+mod load;
 mod naive;
+mod polls;
 mod s3;
 
 use std::io::Write;
@@ -12,7 +15,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Parser;
 
-/// Serves until it is ended.
+/// What it is to be; a server serves until it is ended.
 #[derive(Debug, Parser)]
 enum Service {
     /// Uploads with one transaction an operation; configured as Hapax is
@@ -27,6 +30,27 @@ enum Service {
         #[arg(long)]
         secret_key: String,
     },
+    /// Fills a migrated, empty database
+    Load {
+        /// Of the database
+        #[arg(long)]
+        url: String,
+        /// How many; there will be three times as many images
+        #[arg(long)]
+        originals: u64,
+    },
+    /// Times what Hapax asks its database by itself
+    Polls {
+        /// Of the database
+        #[arg(long)]
+        url: String,
+        /// How many were loaded
+        #[arg(long)]
+        originals: u64,
+        /// How often
+        #[arg(long)]
+        rounds: usize,
+    },
 }
 
 fn main() -> Result<()> {
@@ -36,11 +60,19 @@ fn main() -> Result<()> {
             data,
             access_key,
             secret_key,
-        } => tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()?
-            .block_on(s3::serve(&data, &access_key, &secret_key)),
+        } => runtime()?.block_on(s3::serve(&data, &access_key, &secret_key)),
+        Service::Load { url, originals } => runtime()?.block_on(load::load(&url, originals)),
+        Service::Polls {
+            url,
+            originals,
+            rounds,
+        } => runtime()?.block_on(polls::time(&url, originals, rounds)),
     }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    Ok(builder.enable_all().build()?)
 }
 
 fn announce(address: SocketAddr) -> Result<()> {

@@ -10,7 +10,7 @@ use crate::summary::{CPU, Figure, THROUGHPUT};
 /// One bar with what was measured.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Bar {
-    pub(crate) what: &'static str,
+    pub(crate) what: String,
     pub(crate) bar: &'static str,
     /// `None` where this run did not measure it.
     pub(crate) measured: Option<String>,
@@ -120,7 +120,7 @@ impl Judge<'_> {
     fn add(&mut self, what: &'static str, bar: &'static str, measured: Option<(String, bool)>) {
         let (measured, met) = measured.unzip();
         self.bars.push(Bar {
-            what,
+            what: what.to_owned(),
             bar,
             measured,
             met,

@@ -37,6 +37,10 @@ pub(crate) enum Traffic {
     Mixed,
     /// One request deletes 1000 references, of 100 contents.
     BulkDelete,
+    /// Deletes images one by one: those it was given, or uploaded before.
+    Delete,
+    /// Makes images of contents that are there, by their hashes: those it was given, or uploaded before.
+    Reference,
     /// Reads the whole content of an image.
     ReadWhole,
     /// Reads 64 KiB from the middle of an image's content.
@@ -64,6 +68,7 @@ pub(crate) struct Client {
     content_type: String,
     digest: Option<String>,
     images: std::collections::VecDeque<String>,
+    hashes: std::collections::VecDeque<String>,
     random: u64,
 }
 
@@ -78,7 +83,7 @@ impl Client {
     ) -> Result<Self> {
         let body = match (dialect, traffic) {
             (Dialect::Registry, _) => Body::bare(file_bytes),
-            (_, Traffic::BulkDelete) => Body::form(file_bytes, BULK_FILES),
+            (_, Traffic::BulkDelete | Traffic::Delete) => Body::form(file_bytes, BULK_FILES),
             _ => Body::form(file_bytes, 1),
         };
         Ok(Self {
@@ -91,6 +96,7 @@ impl Client {
             content_type: format!("Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n"),
             digest: None,
             images: std::collections::VecDeque::new(),
+            hashes: std::collections::VecDeque::new(),
             random: number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
         })
     }
@@ -117,6 +123,22 @@ impl Client {
                     self.images.extend(ids);
                 }
             }
+            Traffic::Delete => {
+                self.use_content(KNOWN);
+                while (self.images.len() as u64) < requests.unwrap_or(1) {
+                    let ids = self.upload().await?;
+                    self.images.extend(ids);
+                }
+            }
+            Traffic::Reference => {
+                while (self.hashes.len() as u64) < requests.unwrap_or(1) {
+                    self.use_content(new_content());
+                    let answer = self.send_upload().await?.json()?;
+                    let hash = answer["images"][0]["content_hash"].as_str();
+                    self.hashes
+                        .push_back(hash.context("an image has a hash")?.to_owned());
+                }
+            }
             Traffic::ReadWhole | Traffic::ReadRange => {
                 if self.images.is_empty() {
                     self.use_content(KNOWN + u128::from(self.number));
@@ -126,6 +148,14 @@ impl Client {
             }
         }
         Ok(())
+    }
+
+    /// Gives it images that were there before it: to delete, or their hashes to refer to.
+    pub(crate) fn stock(&mut self, names: impl IntoIterator<Item = String>) {
+        match self.traffic {
+            Traffic::Reference => self.hashes.extend(names),
+            _ => self.images.extend(names),
+        }
     }
 
     /// Opens a new connection in place of the old one.
@@ -144,6 +174,8 @@ impl Client {
             Traffic::Duplicate | Traffic::Hot => self.send_upload().await.map(|_| 1),
             Traffic::Mixed => self.mixed().await.map(|()| 1),
             Traffic::BulkDelete => self.bulk_delete().await,
+            Traffic::Delete => self.delete().await.map(|()| 1),
+            Traffic::Reference => self.refer().await.map(|()| 1),
             Traffic::ReadWhole => self.read("").await.map(|()| 1),
             Traffic::ReadRange => {
                 let from = self.body.len() / 2;
@@ -222,14 +254,8 @@ impl Client {
     }
 
     async fn mixed(&mut self) -> Result<()> {
-        if self.images.len() >= MIXED_OWN
-            && let Some(id) = self.images.pop_front()
-        {
-            let path = format!("/v1/images/{id}");
-            self.connection
-                .short("DELETE", &path, "", &[])
-                .await?
-                .expect(200)?;
+        if self.images.len() >= MIXED_OWN && !self.images.is_empty() {
+            self.delete().await?;
             // The next upload fills up what this deletion took.
             return Ok(());
         }
@@ -241,6 +267,23 @@ impl Client {
         self.use_content(content);
         let ids = self.upload().await?;
         self.images.extend(ids);
+        Ok(())
+    }
+
+    async fn delete(&mut self) -> Result<()> {
+        let id = self.images.pop_front().context("no image is left")?;
+        let path = format!("/v1/images/{id}");
+        let deleted = self.connection.short("DELETE", &path, "", &[]).await?;
+        deleted.expect(200)?;
+        Ok(())
+    }
+
+    async fn refer(&mut self) -> Result<()> {
+        let hash = self.hashes.pop_front().context("no content is left")?;
+        let body = serde_json::to_vec(&serde_json::json!({ "content_hash": hash }))?;
+        let headers = "Content-Type: application/json\r\n";
+        let sent = self.connection.short("POST", "/v1/images", headers, &body);
+        sent.await?.expect(201)?;
         Ok(())
     }
 

@@ -23,7 +23,23 @@ impl Cluster {
     pub(crate) fn new_database(&self, name: &str) -> Result<String> {
         self.0.drop_database(name)?;
         self.0.create_database(name)?;
-        Ok(self.0.url(name))
+        Ok(self.url(name))
+    }
+
+    /// The URL of a database.
+    pub(crate) fn url(&self, name: &str) -> String {
+        self.0.url(name)
+    }
+
+    /// How many bytes a database takes.
+    pub(crate) fn size(&self, name: &str) -> Result<u64> {
+        let rows = self.0.query(&format!("SELECT pg_database_size('{name}')"))?;
+        rows.trim().parse().context("no such database")
+    }
+
+    /// Removes a database, whoever is connected to it.
+    pub(crate) fn drop_database(&self, name: &str) -> Result<()> {
+        Ok(self.0.drop_database(name)?)
     }
 
     /// Transactions committed in a database. Backends report theirs at most once a second: wait that

@@ -95,11 +95,12 @@ pub(crate) struct Started {
     pub(crate) contender: Contender,
     pub(crate) process: Process,
     pub(crate) clients: Vec<Client>,
-    database: Option<String>,
+    /// Of a PostgreSQL database.
+    pub(crate) database: Option<String>,
     /// Its S3 server, if it has one.
     s3: Option<Process>,
     // Last: removed after the processes that use it have ended.
-    _folder: TempDir,
+    pub(crate) folder: TempDir,
 }
 
 /// Counts that only ever grow.
@@ -116,11 +117,22 @@ pub(crate) struct Counters {
 impl Surroundings {
     /// Starts one server in an empty folder.
     pub(crate) async fn start(&self, contender: Contender, backend: Backend) -> Result<Started> {
+        self.start_as(contender, backend, &format!("bench_{}", contender.name()))
+            .await
+    }
+
+    /// As [`Surroundings::start`], with a PostgreSQL database of that name.
+    pub(crate) async fn start_as(
+        &self,
+        contender: Contender,
+        backend: Backend,
+        name: &str,
+    ) -> Result<Started> {
         let folder = tempfile::Builder::new()
             .prefix(contender.name())
             .tempdir_in(&self.data)?;
         let on_postgres = backend == Backend::PostgresS3 && contender.uses_backend();
-        let database = on_postgres.then(|| format!("bench_{}", contender.name()));
+        let database = on_postgres.then(|| name.to_owned());
         let s3 = match on_postgres {
             true => Some(start_s3(&self.services, folder.path()).await?),
             false => None,
@@ -130,7 +142,11 @@ impl Surroundings {
             _ => {
                 let mut command = self.command(contender, folder.path())?;
                 if contender.uses_backend() {
-                    self.configure(&mut command, s3.as_ref(), database.as_deref())?;
+                    let url = match (&database, &self.cluster) {
+                        (Some(name), Some(cluster)) => Some(cluster.new_database(name)?),
+                        _ => None,
+                    };
+                    configure(&mut command, s3.as_ref(), url.as_deref());
                 }
                 Process::start(command, folder.path()).await?
             }
@@ -142,7 +158,7 @@ impl Surroundings {
             clients,
             database,
             s3,
-            _folder: folder,
+            folder,
         })
     }
 
@@ -150,7 +166,7 @@ impl Surroundings {
     /// new originals.
     pub(crate) async fn start_hapax_in(&self, folder: &Path) -> Result<(Process, Client)> {
         let mut command = self.command(Contender::Hapax, folder)?;
-        self.configure(&mut command, None, None)?;
+        configure(&mut command, None, None);
         let process = Process::start(command, folder).await?;
         let address = process.address;
         let client = Client::open(0, address, Dialect::Images, Traffic::New, 100 * 1024).await?;
@@ -186,34 +202,50 @@ impl Surroundings {
         })
     }
 
-    /// Defaults, relative to the data folder, but for what the backend needs.
-    fn configure(
+    /// Stops a server, lets `between` do something to its data, and starts it on them again.
+    pub(crate) async fn restart(
         &self,
-        command: &mut Command,
-        s3: Option<&Process>,
-        database: Option<&str>,
-    ) -> Result<()> {
-        command.env("HAPAX__LOG__LEVEL", "warn");
-        let (Some(s3), Some(database)) = (s3, database) else {
-            return Ok(());
-        };
-        let cluster = self
-            .cluster
-            .as_ref()
-            .context("PostgreSQL is not installed")?;
-        command
-            .env("HAPAX__DATABASE__URL", cluster.new_database(database)?)
-            .env("HAPAX__STORAGE__BACKEND", "s3")
-            .env("HAPAX__STORAGE__S3__BUCKET", "bench")
-            .env(
-                "HAPAX__STORAGE__S3__ENDPOINT",
-                format!("http://{}", s3.address),
-            )
-            .env("HAPAX__STORAGE__S3__REGION", "us-east-1")
-            .env("HAPAX__STORAGE__S3__PATH_STYLE", "true")
-            .env("HAPAX__STORAGE__S3__ACCESS_KEY_ID", S3_ACCESS_KEY)
-            .env("HAPAX__STORAGE__S3__SECRET_ACCESS_KEY", S3_SECRET_KEY);
-        Ok(())
+        started: Started,
+        between: impl AsyncFnOnce(&str) -> Result<()>,
+    ) -> Result<Started> {
+        let url = self.database_url(&started);
+        let Started {
+            contender,
+            process,
+            database,
+            s3,
+            folder,
+            clients,
+        } = started;
+        drop(clients);
+        process.stop().await?;
+        between(&url).await?;
+        let mut command = self.command(contender, folder.path())?;
+        configure(
+            &mut command,
+            s3.as_ref(),
+            database.as_ref().map(|_| &url[..]),
+        );
+        let process = Process::start(command, folder.path()).await?;
+        Ok(Started {
+            contender,
+            process,
+            clients: Vec::new(),
+            database,
+            s3,
+            folder,
+        })
+    }
+
+    /// Where a started server's rows are.
+    pub(crate) fn database_url(&self, started: &Started) -> String {
+        match (&self.cluster, &started.database) {
+            (Some(cluster), Some(name)) => cluster.url(name),
+            _ => {
+                let file = started.folder.path().join("hapax-data/hapax.db");
+                format!("sqlite://{}", file.display())
+            }
+        }
     }
 
     /// What a server has counted so far.
@@ -272,6 +304,26 @@ impl Started {
         }
         Ok(())
     }
+}
+
+/// Defaults, relative to the data folder, but for what PostgreSQL and S3 need.
+fn configure(command: &mut Command, s3: Option<&Process>, url: Option<&str>) {
+    command.env("HAPAX__LOG__LEVEL", "warn");
+    let (Some(s3), Some(url)) = (s3, url) else {
+        return;
+    };
+    command
+        .env("HAPAX__DATABASE__URL", url)
+        .env("HAPAX__STORAGE__BACKEND", "s3")
+        .env("HAPAX__STORAGE__S3__BUCKET", "bench")
+        .env(
+            "HAPAX__STORAGE__S3__ENDPOINT",
+            format!("http://{}", s3.address),
+        )
+        .env("HAPAX__STORAGE__S3__REGION", "us-east-1")
+        .env("HAPAX__STORAGE__S3__PATH_STYLE", "true")
+        .env("HAPAX__STORAGE__S3__ACCESS_KEY_ID", S3_ACCESS_KEY)
+        .env("HAPAX__STORAGE__S3__SECRET_ACCESS_KEY", S3_SECRET_KEY);
 }
 
 async fn start_s3(program: &Path, folder: &Path) -> Result<Process> {

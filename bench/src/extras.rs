@@ -12,6 +12,7 @@ use crate::bars::Bar;
 use crate::client::Traffic;
 use crate::contender::{Backend, Contender, Surroundings};
 use crate::load::{self, Until};
+use crate::process::Process;
 use crate::summary::Spread;
 use crate::workload::Scale;
 
@@ -21,6 +22,9 @@ const SLOW_CLIENTS: usize = 2000;
 /// Bodies in flight at once while the memory is looked at, and how long each is.
 const LARGE_BODIES: u64 = 64;
 const LARGE_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Memory that grows by less than this between the two ends of the soak is flat.
+const FLAT_MIB: f64 = 8.0;
 
 /// What was found; `None`: not looked at.
 #[derive(Debug, Default, Serialize)]
@@ -33,11 +37,17 @@ pub(crate) struct Extras {
     pub(crate) slow_clients: Option<SlowClients>,
 }
 
-/// Memory under many large bodies at once.
+/// Memory under many large bodies at once, once and again and again.
 #[derive(Debug, Serialize)]
 pub(crate) struct LargeBodies {
     pub(crate) idle_mib: f64,
     pub(crate) peak_mib: f64,
+    /// How long the bodies went on coming.
+    pub(crate) soak_seconds: f64,
+    /// The median of the samples of the soak's second fifth: by then everything is warm.
+    pub(crate) early_mib: f64,
+    /// The median of its last fifth.
+    pub(crate) late_mib: f64,
 }
 
 /// What clients that send one byte a second cost the others.
@@ -64,8 +74,8 @@ impl Extras {
             extras.binary_mb = binary_mb(&surroundings.hapax);
             extras.start_to_upload_ms = start_to_upload(surroundings, scale).await?;
         }
-        if wanted("large-bodies") && !scale.smoke {
-            extras.large_bodies = Some(large_bodies(surroundings).await?);
+        if wanted("large-bodies") {
+            extras.large_bodies = Some(large_bodies(surroundings, scale).await?);
         }
         if wanted("slow-clients") {
             extras.slow_clients = Some(slow_clients(surroundings, scale).await?);
@@ -75,10 +85,10 @@ impl Extras {
 
     /// The bars that these figures are for.
     pub(crate) fn bars(&self) -> Vec<Bar> {
-        let bar = |what, bar, measured: Option<(String, bool)>| {
+        let bar = |what: &str, bar, measured: Option<(String, bool)>| {
             let (measured, met) = measured.unzip();
             Bar {
-                what,
+                what: what.to_owned(),
                 bar,
                 measured,
                 met,
@@ -87,13 +97,15 @@ impl Extras {
         vec![
             bar(
                 "resident memory, 64 concurrent 256 MiB bodies",
-                "≤ 128 MiB above idle",
+                "≤ 128 MiB above idle, and flat",
                 self.large_bodies.as_ref().map(|memory| {
                     let more = memory.peak_mib - memory.idle_mib;
-                    (
-                        format!("{more:.0} MiB above {:.0} MiB", memory.idle_mib),
-                        more <= 128.0,
-                    )
+                    let growth = memory.late_mib - memory.early_mib;
+                    let text = format!(
+                        "{more:.0} MiB above {:.0} MiB; {growth:+.1} MiB over {:.0} s",
+                        memory.idle_mib, memory.soak_seconds
+                    );
+                    (text, more <= 128.0 && growth <= FLAT_MIB)
                 }),
             ),
             bar(
@@ -154,24 +166,62 @@ async fn start_to_upload(surroundings: &Surroundings, scale: Scale) -> Result<Op
     Ok(Spread::of(times.into_iter().skip(1)))
 }
 
-async fn large_bodies(surroundings: &Surroundings) -> Result<LargeBodies> {
+async fn large_bodies(surroundings: &Surroundings, scale: Scale) -> Result<LargeBodies> {
+    let (bodies, bytes) = match scale.smoke {
+        true => (4, LARGE_BYTES / 16),
+        false => (LARGE_BODIES, LARGE_BYTES),
+    };
     let mut hapax = surroundings
         .start(Contender::Hapax, Backend::SqliteLocal)
         .await?;
-    hapax
-        .connect(LARGE_BODIES, Traffic::Duplicate, LARGE_BYTES)
-        .await?;
+    hapax.connect(bodies, Traffic::Duplicate, bytes).await?;
     // Nothing was sent yet but by the start-up probe: this is the idle process.
     let idle_mib = hapax.process.memory()? as f64 / MIB;
-    let observed = load::drive(&mut hapax.clients, Until::Requests(1)).await;
-    anyhow::ensure!(
-        observed.errors == 0,
-        "large bodies: {:?}",
-        observed.first_error
-    );
+    let mut samples = Vec::new();
+    let began = Instant::now();
+    while samples.is_empty() || began.elapsed().as_secs_f64() < scale.soak_seconds {
+        let bodies = load::drive(&mut hapax.clients, Until::Requests(1));
+        let observed = sample_beside(bodies, &hapax.process, &mut samples).await?;
+        anyhow::ensure!(
+            observed.errors == 0,
+            "large bodies: {:?}",
+            observed.first_error
+        );
+    }
+    let soak_seconds = began.elapsed().as_secs_f64();
     let peak_mib = hapax.process.peak_memory()? as f64 / MIB;
     hapax.stop().await?;
-    Ok(LargeBodies { idle_mib, peak_mib })
+    let fifth = samples.len().div_ceil(5);
+    let middle = |part: &[f64]| Spread::of(part.iter().copied()).map_or(0.0, |part| part.median);
+    let from = fifth.min(samples.len() - 1);
+    Ok(LargeBodies {
+        idle_mib,
+        peak_mib,
+        soak_seconds,
+        early_mib: middle(&samples[from..(from + fifth).min(samples.len())]),
+        late_mib: middle(&samples[samples.len() - fifth..]),
+    })
+}
+
+/// Looks at the memory of the process twice a second while something goes on, and when it ended.
+async fn sample_beside<T>(
+    work: impl Future<Output = T>,
+    process: &Process,
+    samples: &mut Vec<f64>,
+) -> Result<T> {
+    let mut work = std::pin::pin!(work);
+    let mut tick = tokio::time::interval(Duration::from_millis(500));
+    tick.tick().await;
+    loop {
+        let done = tokio::select! {
+            done = &mut work => Some(done),
+            _ = tick.tick() => None,
+        };
+        samples.push(process.memory()? as f64 / MIB);
+        if let Some(done) = done {
+            return Ok(done);
+        }
+    }
 }
 
 async fn slow_clients(surroundings: &Surroundings, scale: Scale) -> Result<SlowClients> {

@@ -14,12 +14,14 @@ mod contender;
 mod extras;
 mod floor;
 mod load;
+mod loaded;
 mod machine;
 mod measure;
 mod plot;
 mod process;
 mod record;
 mod report;
+mod scale;
 mod summary;
 mod wire;
 mod workload;
@@ -35,6 +37,7 @@ use contender::{Backend, Contender, Surroundings};
 use extras::Extras;
 use machine::Machine;
 use report::Report;
+use scale::Scaled;
 use workload::{ALL, Scale, Workload};
 
 /// Measures Hapax against what its work costs at the least, a naive service, and a peer.
@@ -71,6 +74,9 @@ struct Run {
     /// Seconds of a round
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
+    /// Seconds for which large bodies go on coming while the memory is looked at
+    #[arg(long, value_name = "SECONDS", default_value_t = 600.0)]
+    soak: f64,
     /// Where data folders are made; must be on a real disk, or fsync costs nothing
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
@@ -83,6 +89,10 @@ struct Run {
     /// Measure the programs as they were built last
     #[arg(long)]
     no_build: bool,
+    /// Also fill databases with so many originals and three times as many images, and measure what
+    /// that costs (10 million take 15 GB for each database, one after the other)
+    #[arg(long, value_name = "ORIGINALS", value_parser = clap::value_parser!(u64).range(50_000..))]
+    scale: Option<u64>,
     /// Name the workloads and end
     #[arg(long)]
     list: bool,
@@ -90,6 +100,13 @@ struct Run {
     #[arg(long, hide = true)]
     bench: bool,
 }
+
+/// The profile of what is measured beside the product.
+const BASELINES: &str = "baselines";
+/// What `--only` calls the databases of `--scale`.
+const SCALE: &str = "scale";
+/// How many originals a smoke test fills a database with.
+const SMOKE_ORIGINALS: u64 = 2000;
 
 fn main() -> ExitCode {
     let line = CommandLine::parse();
@@ -113,6 +130,7 @@ fn run(arguments: &Run) -> Result<bool> {
         ALL.iter()
             .for_each(|workload| println!("{:<18} {}", workload.name, workload.title));
         extras::NAMES.iter().for_each(|name| println!("{name}"));
+        println!("{SCALE}");
         return Ok(true);
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -123,6 +141,10 @@ fn run(arguments: &Run) -> Result<bool> {
 }
 
 async fn measure_all(arguments: &Run) -> Result<bool> {
+    ensure!(
+        arguments.smoke || !cfg!(debug_assertions),
+        "only a smoke test makes sense in a debug build: cargo run --release -p bench"
+    );
     let programs = programs_folder()?;
     if !arguments.no_build {
         build()?;
@@ -142,16 +164,28 @@ async fn measure_all(arguments: &Run) -> Result<bool> {
         .filter(|workload| wanted(workload.name))
         .collect();
     let any_extra = extras::NAMES.iter().any(|name| wanted(name));
+    let originals = arguments
+        .scale
+        .or(arguments.smoke.then_some(SMOKE_ORIGINALS))
+        .filter(|_| wanted(SCALE));
     ensure!(
-        !workloads.is_empty() || any_extra,
+        !workloads.is_empty() || any_extra || originals.is_some(),
         "no such workload: --list names them"
     );
     let mut left_out = Vec::new();
-    let cluster = start_cluster(&workloads, &mut left_out)?;
+    let on_postgres = |workload: &&Workload| workload.backend == Backend::PostgresS3;
+    let cluster = match originals.is_some() || workloads.iter().any(on_postgres) {
+        true => start_cluster(&mut left_out)?,
+        false => None,
+    };
     if contender::find_registry().is_none() {
         left_out.push("the peer: `docker-registry` is not installed (Debian's package)".to_owned());
     }
-    let (hapax, services) = (programs.join("hapax"), programs.join("bench-services"));
+    let hapax = programs.join("hapax");
+    let services = match cfg!(debug_assertions) {
+        true => programs.join("bench-services"),
+        false => programs.join("..").join(BASELINES).join("bench-services"),
+    };
     if !services.is_file() {
         left_out.push("the naive service: `bench-services` is not built".to_owned());
     }
@@ -175,10 +209,13 @@ async fn measure_all(arguments: &Run) -> Result<bool> {
         lines.push(line);
     }
     let extras = Extras::measure(&surroundings, scale, wanted).await?;
+    let scaled = measure_scale(&surroundings, originals, scale).await?;
     let bars = if scale.smoke {
         Vec::new()
     } else {
-        bars::judge(&lines, &extras)
+        let mut bars = bars::judge(&lines, &extras);
+        bars.extend(scaled.iter().flat_map(Scaled::bars));
+        bars
     };
     let command = std::iter::once("cargo run --release -p bench --".to_owned())
         .chain(std::env::args().skip(1))
@@ -191,6 +228,7 @@ async fn measure_all(arguments: &Run) -> Result<bool> {
         left_out,
         lines,
         extras,
+        scaled,
         bars,
     };
     tell(&report, arguments)
@@ -202,12 +240,14 @@ fn scale_of(arguments: &Run) -> Scale {
             rounds: 1,
             seconds: 0.3,
             warm_up_seconds: 0.1,
+            soak_seconds: 0.0,
             smoke: true,
         },
         false => Scale {
             rounds: usize::from(arguments.rounds),
             seconds: arguments.seconds,
             warm_up_seconds: 1.0,
+            soak_seconds: arguments.soak,
             smoke: false,
         },
     }
@@ -229,18 +269,31 @@ fn tell(report: &Report, arguments: &Run) -> Result<bool> {
     Ok(failures.is_empty())
 }
 
-fn start_cluster(workloads: &[&Workload], left_out: &mut Vec<String>) -> Result<Option<Cluster>> {
-    if !workloads
-        .iter()
-        .any(|workload| workload.backend == Backend::PostgresS3)
-    {
-        return Ok(None);
-    }
+fn start_cluster(left_out: &mut Vec<String>) -> Result<Option<Cluster>> {
     let cluster = Cluster::start().context("PostgreSQL does not start")?;
     if cluster.is_none() {
         left_out.push("PostgreSQL + S3: no PostgreSQL server is installed".to_owned());
     }
     Ok(cluster)
+}
+
+/// Full databases, one after the other: both at once may not fit.
+async fn measure_scale(
+    surroundings: &Surroundings,
+    originals: Option<u64>,
+    scale: Scale,
+) -> Result<Vec<Scaled>> {
+    let mut scaled = Vec::new();
+    for backend in [Backend::SqliteLocal, Backend::PostgresS3] {
+        let there = backend == Backend::SqliteLocal || surroundings.cluster.is_some();
+        let Some(originals) = originals.filter(|_| there && surroundings.services.is_file()) else {
+            continue;
+        };
+        eprintln!("{SCALE:<18} {backend:?}, {originals} originals");
+        let measured = scale::measure(surroundings, backend, originals, scale).await;
+        scaled.push(measured.with_context(|| format!("{backend:?} with {originals} originals"))?);
+    }
+    Ok(scaled)
 }
 
 fn show_progress(line: &measure::Line) {
@@ -282,22 +335,27 @@ fn programs_folder() -> Result<PathBuf> {
     Ok(folder.to_owned())
 }
 
-/// Builds the product as it is released. The benchmark is named too: with the same set of packages,
-/// cargo keeps what it has built.
+/// Builds the product as it is released, and what is measured beside it optimised as much but linked
+/// faster; in a debug build, which only shows that everything works, both as cargo does by itself.
 fn build() -> Result<()> {
+    let product: &[&str] = match cfg!(debug_assertions) {
+        true => &["-p", "hapax", "-p", "bench-services"],
+        false => &["--release", "-p", "hapax"],
+    };
+    cargo(product)?;
+    match cfg!(debug_assertions) {
+        true => Ok(()),
+        false => cargo(&["--profile", BASELINES, "-p", "bench-services"]),
+    }
+}
+
+fn cargo(arguments: &[&str]) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = std::process::Command::new(cargo)
-        .args([
-            "build",
-            "--release",
-            "--quiet",
-            "-p",
-            "hapax",
-            "-p",
-            "bench",
-        ])
+        .args(["build", "--quiet", "--locked"])
+        .args(arguments)
         .current_dir(workspace())
         .status()?;
-    ensure!(built.success(), "the release build failed");
+    ensure!(built.success(), "cargo build {arguments:?} failed");
     Ok(())
 }

@@ -9,6 +9,7 @@ use crate::contender::{Backend, Contender};
 use crate::extras::Extras;
 use crate::machine::Machine;
 use crate::measure::{Line, Measured};
+use crate::scale::Scaled;
 use crate::summary::{CPU, Spread, THROUGHPUT};
 use crate::workload::Scale;
 
@@ -22,6 +23,7 @@ pub(crate) struct Report {
     pub(crate) left_out: Vec<String>,
     pub(crate) lines: Vec<Line>,
     pub(crate) extras: Extras,
+    pub(crate) scaled: Vec<Scaled>,
     pub(crate) bars: Vec<Bar>,
 }
 
@@ -72,6 +74,14 @@ impl Report {
                 let _ = writeln!(text, "\n### {title}\n\n{}", table(&HEADINGS, &rows));
             }
         }
+        for scaled in &self.scaled {
+            let _ = writeln!(
+                text,
+                "\n### {}\n\n{}",
+                scaled.title(),
+                scaled_tables(scaled)
+            );
+        }
         let _ = writeln!(text, "\n### Bars\n\n{}", self.bars_table());
         text
     }
@@ -88,7 +98,7 @@ impl Report {
                 };
                 let measured = bar.measured.clone().unwrap_or_else(|| "–".to_owned());
                 vec![
-                    bar.what.to_owned(),
+                    bar.what.clone(),
                     bar.bar.to_owned(),
                     measured,
                     met.to_owned(),
@@ -122,6 +132,43 @@ impl Report {
         }
         failures
     }
+}
+
+fn scaled_tables(scaled: &Scaled) -> String {
+    let operations: Vec<Vec<String>> = scaled
+        .operations
+        .iter()
+        .map(|one| {
+            vec![
+                one.what.to_owned(),
+                show(Some(one.empty_p50_ms), 2),
+                show(Some(one.full_p50_ms), 2),
+                show(Some(one.ratio), 2),
+            ]
+        })
+        .collect();
+    let questions: Vec<Vec<String>> = scaled
+        .questions
+        .iter()
+        .map(|one| {
+            vec![
+                one.what.clone(),
+                format!("{:.2}", one.p50_ms),
+                format!("{:.2}", one.most_ms),
+            ]
+        })
+        .collect();
+    let headings = [
+        "operation",
+        "empty: p50 ms",
+        "full: p50 ms",
+        "full to empty",
+    ];
+    format!(
+        "{}\n{}",
+        table(&headings, &operations),
+        table(&["question", "p50 ms", "most ms"], &questions)
+    )
 }
 
 fn rows(line: &Line) -> Vec<Vec<String>> {

@@ -38,6 +38,8 @@ pub(crate) struct Scale {
     /// Of a round whose end is not a number of requests.
     pub(crate) seconds: f64,
     pub(crate) warm_up_seconds: f64,
+    /// How long large bodies go on coming while the memory is looked at.
+    pub(crate) soak_seconds: f64,
     /// Shows that everything works and judges no time: the large bodies are then smaller.
     pub(crate) smoke: bool,
 }

@@ -2,4 +2,5 @@
 //! server in a folder. Knows nothing of Hapax.
 
 pub mod postgres;
+#[cfg(feature = "s3")]
 pub mod s3;
