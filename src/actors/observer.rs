@@ -20,7 +20,7 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Counting costs a pass over an index, and a gauge is scraped every 15 to 60 seconds.
+    /// A gauge is scraped every 15 to 60 seconds.
     pub const INTERVAL: Duration = Duration::from_secs(30);
 }
 
