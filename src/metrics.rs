@@ -42,6 +42,20 @@ pub struct Metrics {
     pub missing_objects: IntCounter,
     /// Count changes that did not meet the row they expected, and counts that verify found wrong.
     pub refcount_mismatches: IntCounter,
+    /// `problem`: as in the output of `hapax verify`. What this process's own verification found.
+    pub verify_findings: IntCounterVec,
+    /// Stored originals whose object the last complete pass found missing or wrong.
+    pub blob_missing: IntGauge,
+    /// Objects without a row that the last complete pass found and left.
+    pub stray_objects: IntGauge,
+    /// Reference counts that the last complete pass found wrong and left.
+    pub refcount_mismatch: IntGauge,
+    /// Objects that the store did not let the last complete pass look at.
+    pub verify_unreadable: IntGauge,
+    /// How much of the pass that is under way is done, 0 to 1.
+    pub verify_progress: Gauge,
+    /// When the last complete pass ended, in seconds since 1970; 0: never.
+    pub verify_last_pass: Gauge,
     /// Transactions run again because nobody knows whether they committed.
     pub commit_unknown: IntCounter,
     /// Operations in one group commit.
@@ -62,6 +76,7 @@ impl Metrics {
             register(&registry, IntCounterVec::new(Opts::new(name, help), labels))
         };
         let counter = |name: &str, help: &str| register(&registry, IntCounter::new(name, help));
+        let gauge = |name: &str, help: &str| register(&registry, IntGauge::new(name, help));
         let histograms = |name: &str, help: &str, labels: &[&str]| {
             let opts = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
             register(&registry, HistogramVec::new(opts, labels))
@@ -116,6 +131,41 @@ impl Metrics {
                 "hapax_refcount_mismatches_total",
                 "Reference counts found different from the images that point at the row.",
             ),
+            verify_findings: counters(
+                "hapax_verify_findings_total",
+                "Problems that this process's background verification found.",
+                &["problem"],
+            ),
+            blob_missing: gauge(
+                "hapax_blob_missing",
+                "Stored originals whose object the last complete verification found missing or wrong.",
+            ),
+            stray_objects: gauge(
+                "hapax_stray_objects",
+                "Objects without a row that the last complete verification found and left.",
+            ),
+            refcount_mismatch: gauge(
+                "hapax_refcount_mismatch",
+                "Reference counts that the last complete verification found wrong and left.",
+            ),
+            verify_unreadable: gauge(
+                "hapax_verify_unreadable",
+                "Objects that the store did not let the last complete verification look at.",
+            ),
+            verify_progress: register(
+                &registry,
+                Gauge::new(
+                    "hapax_verify_progress_ratio",
+                    "How much of the background verification's pass is done, 0 to 1.",
+                ),
+            ),
+            verify_last_pass: register(
+                &registry,
+                Gauge::new(
+                    "hapax_verify_last_pass_timestamp_seconds",
+                    "When the last complete verification ended, in seconds since 1970; 0: never.",
+                ),
+            ),
             commit_unknown: counter(
                 "hapax_commit_unknown_total",
                 "Transactions run again because their outcome was unknown.",
@@ -165,6 +215,19 @@ impl Metrics {
         for result in ["applied", "replayed", "ignored", "rejected", "failed"] {
             self.webhook_events
                 .with_label_values(&["deletions", result]);
+        }
+        for problem in [
+            "store_mismatch",
+            "missing_object",
+            "wrong_size",
+            "wrong_bytes",
+            "known_damage",
+            "stray",
+            "too_many_strays",
+            "wrong_count",
+            "unreadable",
+        ] {
+            self.verify_findings.with_label_values(&[problem]);
         }
         for state in ["pending", "stored", "deleting", "unreferenced"] {
             self.originals.with_label_values(&[state]);

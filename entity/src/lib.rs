@@ -11,6 +11,7 @@ pub mod images;
 pub mod original_images;
 pub mod store_meta;
 pub mod usage_counters;
+pub mod verify_passes;
 pub mod webhook_events;
 
 pub use digest::{ContentDigest, InvalidDigest};

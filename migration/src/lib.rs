@@ -15,6 +15,7 @@ mod m20261123_000004_create_api_keys;
 mod m20261123_000005_index_webhook_events_by_age;
 mod m20261124_000001_create_usage_counters;
 mod m20261124_000002_rebuild_indexes;
+mod m20261124_000003_create_verify_passes;
 
 /// Every migration, oldest first.
 #[derive(Debug)]
@@ -31,6 +32,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000005_index_webhook_events_by_age::Migration),
             Box::new(m20261124_000001_create_usage_counters::Migration),
             Box::new(m20261124_000002_rebuild_indexes::Migration),
+            Box::new(m20261124_000003_create_verify_passes::Migration),
         ]
     }
 }

@@ -4,7 +4,8 @@
 //! until none came for [`QUIET`], so that a thousand single deletes become one DELETE call to the
 //! store, but never longer than the interval, or [`GATHER`] where that is longer. A round, once
 //! begun, is never interrupted; waiting always is. A round that says there is more is followed by
-//! the next at once.
+//! the next at once, or after the pause that it asks for. Work whose rounds may be long is told when
+//! the process stops.
 
 use std::any::type_name;
 use std::time::{Duration, Instant};
@@ -32,6 +33,8 @@ pub enum Round {
     Done,
     /// A full batch was worked off: there may be more.
     More,
+    /// There is more, but not before this much time has passed.
+    MoreAfter(Duration),
     /// The database or the store did not work; it was logged.
     Failed,
 }
@@ -41,6 +44,9 @@ pub enum Round {
 pub trait Work: Send + Sync + 'static {
     /// One bounded piece of it.
     async fn round(&self) -> Round;
+
+    /// The process stops and waits for the round that is running: one that can end early should.
+    fn stop_soon(&self) {}
 }
 
 /// There may be something to do.
@@ -120,6 +126,7 @@ impl<W: Work> Background<W> {
         }
         let delay = match round {
             Round::More => Duration::ZERO,
+            Round::MoreAfter(pause) => pause,
             Round::Done if actor.nudged.is_some() => QUIET,
             Round::Done => actor.interval,
             Round::Failed => actor.interval.max(AFTER_FAILURE),
@@ -164,6 +171,7 @@ impl<W: Work> Handler<Drain> for Background<W> {
     fn handle(&mut self, _: Drain, ctx: &mut Self::Context) -> Self::Result {
         let (sender, drained) = oneshot::channel();
         self.draining.push(sender);
+        self.work.stop_soon();
         if !self.running {
             self.stop(ctx);
         }
@@ -205,6 +213,37 @@ mod tests {
         tokio::time::sleep(QUIET * 3).await;
         assert_eq!(rounds.load(SeqCst), 2);
         reaper.send(Drain).await.unwrap();
+    }
+
+    struct Patient(Arc<AtomicUsize>, tokio_util::sync::CancellationToken);
+
+    #[async_trait]
+    impl Work for Patient {
+        async fn round(&self) -> Round {
+            if self.0.fetch_add(1, SeqCst) < 3 {
+                return Round::MoreAfter(Duration::from_millis(20));
+            }
+            self.1.cancelled().await;
+            Round::Done
+        }
+
+        fn stop_soon(&self) {
+            self.1.cancel();
+        }
+    }
+
+    #[actix::test]
+    async fn rounds_follow_after_their_pause_and_a_long_one_ends_when_draining() {
+        let rounds = Arc::new(AtomicUsize::new(0));
+        let work = Patient(rounds.clone(), Default::default());
+        let patient = Background::new(work, Duration::from_secs(60)).start();
+        let began = Instant::now();
+        while rounds.load(SeqCst) < 4 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(began.elapsed() >= FIRST_ROUND + Duration::from_millis(60));
+        patient.send(Drain).await.unwrap();
+        assert_eq!(rounds.load(SeqCst), 4);
     }
 
     #[actix::test]

@@ -15,6 +15,7 @@ pub mod lease_reaper;
 pub mod multipart_reaper;
 pub mod observer;
 pub mod orphan_reaper;
+pub mod scrubber;
 
 use actix::Message;
 

@@ -111,7 +111,7 @@ impl Pipeline {
         } = self;
         let arbiters: Vec<_> = arbiters
             .into_iter()
-            .chain([reapers.into_arbiter()])
+            .chain(reapers.into_arbiters())
             .collect();
         for arbiter in &arbiters {
             arbiter.stop();

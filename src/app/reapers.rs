@@ -1,4 +1,5 @@
-//! Starts the background actors, all on one arbiter: they wait more than they work.
+//! Starts the background actors, all on one arbiter: they wait more than they work. The scrubber,
+//! which hashes, has one of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use crate::actors::multipart_reaper::MultipartReaper;
 use crate::actors::observer::Observer;
 use crate::actors::orphan_reaper::OrphanReaper;
 use crate::actors::receipt_reaper::ReceiptReaper;
+use crate::actors::scrubber::Scrubber;
 use crate::config::Config;
 use crate::ledger::Ledger;
 use crate::reap::{Purger, StoreIdentity};
@@ -28,8 +30,10 @@ pub(super) struct Reapers {
     multipart: Addr<Background<MultipartReaper>>,
     receipts: Addr<Background<ReceiptReaper>>,
     observer: Addr<Background<Observer>>,
-    /// Keeps their thread for as long as they run.
-    arbiter: Arbiter,
+    /// Unless `verify.enabled` is off.
+    scrubber: Option<Addr<Background<Scrubber>>>,
+    /// Keep their threads for as long as they run.
+    arbiters: Vec<Arbiter>,
 }
 
 impl Reapers {
@@ -41,6 +45,7 @@ impl Reapers {
         blobs: &Addr<BlobActor>,
     ) -> Self {
         let arbiter = Arbiter::new();
+        let mut arbiters = Vec::new();
         let (interval, grace_period) = (config.cleanup.interval, config.cleanup.grace_period);
         let purger = Purger {
             ledger: ledger.clone(),
@@ -77,6 +82,15 @@ impl Reapers {
             ledger: ledger.clone(),
             grace_period,
         };
+        let scrubber = config.verify.enabled.then(|| {
+            let scrubber = Scrubber::new(config, ledger, store, identity);
+            let look = scrubber.look_every();
+            let background = Background::new(scrubber, look).unhurried();
+            let scrubbing = Arbiter::new();
+            let address = start_background(&scrubbing, background);
+            arbiters.push(scrubbing);
+            address
+        });
         Self {
             leases: start(&arbiter, interval, leases),
             orphans: start(&arbiter, interval, orphans),
@@ -84,7 +98,8 @@ impl Reapers {
             multipart: start_background(&arbiter, multipart),
             receipts: start(&arbiter, ReceiptReaper::INTERVAL, receipts),
             observer: start(&arbiter, Observer::INTERVAL, observer),
-            arbiter,
+            scrubber,
+            arbiters,
         }
     }
 
@@ -98,9 +113,9 @@ impl Reapers {
         self.deletions.clone().recipient()
     }
 
-    /// The thread they run on.
-    pub(super) fn into_arbiter(self) -> Arbiter {
-        self.arbiter
+    /// The threads they run on.
+    pub(super) fn into_arbiters(self) -> Vec<Arbiter> {
+        self.arbiters
     }
 
     /// Lets each finish its round. An actor that is gone already has none.
@@ -111,6 +126,9 @@ impl Reapers {
         let _ = self.multipart.send(Drain).await;
         let _ = self.receipts.send(Drain).await;
         let _ = self.observer.send(Drain).await;
+        if let Some(scrubber) = &self.scrubber {
+            let _ = scrubber.send(Drain).await;
+        }
     }
 }
 

@@ -22,6 +22,8 @@ pub(super) enum CliError {
     NotMigrated { pending: usize },
     #[error("there is no key {0}")]
     NoSuchKey(String),
+    #[error("the interrupted verification ran {kept}; this one asks for something else")]
+    OtherDepth { kept: String },
     #[error("stdout cannot be written: {0}")]
     Output(#[from] io::Error),
     #[error("{0}")]
@@ -31,7 +33,7 @@ pub(super) enum CliError {
 impl CliError {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) => 2,
+            Self::Config(_) | Self::OtherDepth { .. } => 2,
             Self::Ledger(_)
             | Self::Store(_)
             | Self::Verify(_)
@@ -45,6 +47,9 @@ impl CliError {
     pub(super) fn hint(&self) -> Option<&'static str> {
         match self {
             Self::NotMigrated { .. } => Some("run `hapax migrate up`, or start `hapax serve`"),
+            Self::OtherDepth { .. } => {
+                Some("give the same options to go on, or leave --resume out to begin anew")
+            }
             Self::NoSuchKey(_) => Some("`hapax keys list` shows every key's id"),
             _ => None,
         }

@@ -131,12 +131,14 @@ mod tests {
             "--config config.toml serve",
             "migrate up",
             "migrate down",
-            "migrate down --steps 4",
+            "migrate down --steps 5",
             "migrate status",
             "cleanup",
             "cleanup --older-than 24h --limit 100 --dry-run",
             "cleanup --older-than 0s --json",
             "verify --deep --repair --json",
+            "verify --deep --sample 0.5% --seed 7 --rate 1000 --resume",
+            "verify --deep --read-rate 20MiB",
             "stats --tenant acme --json",
             "keys create --tenant acme --scope read --scope write",
             "keys create --tenant acme --scope admin --name ci --expires-in 90d --json",
@@ -162,6 +164,12 @@ mod tests {
             "keys create --tenant acme --scope read --expires-in 0s",
             "keys revoke 7",
             "migrate down --steps 0",
+            "verify --sample 1%",
+            "verify --deep --sample 0%",
+            "verify --deep --seed 7",
+            "verify --deep --read-rate 0",
+            "verify --read-rate 1MiB",
+            "verify --rate 0",
         ] {
             let words = std::iter::once("hapax").chain(line.split_whitespace());
             let error = CommandLine::try_parse_from(words).expect_err(line);

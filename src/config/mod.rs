@@ -16,7 +16,7 @@ use std::path::Path;
 
 pub use problem::{ConfigProblem, ConfigProblems};
 pub use sections::*;
-pub use units::{format_bytes, parse_bytes};
+pub use units::{format_bytes, format_percent, parse_bytes, parse_percent};
 
 /// The file that is read when none is named.
 pub const DEFAULT_FILE: &str = "config.toml";

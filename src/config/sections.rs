@@ -30,6 +30,8 @@ pub struct Config {
     pub refcount: RefcountConfig,
     /// When bytes go.
     pub cleanup: CleanupConfig,
+    /// The trickle that verifies.
+    pub verify: VerifyConfig,
     /// Who may call.
     pub auth: AuthConfig,
     /// Webhooks in.
@@ -218,6 +220,25 @@ pub struct CleanupConfig {
     pub limit: u64,
 }
 
+/// `[verify]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VerifyConfig {
+    /// Whether the server verifies by itself, slowly.
+    pub enabled: bool,
+    /// From the beginning of a pass to the beginning of the next.
+    #[serde(with = "units::duration")]
+    pub interval: Duration,
+    /// Rows and objects looked at a second, by all nodes together.
+    pub rate: u64,
+    /// Share of all objects that a pass reads and hashes, in millionths; 0: none.
+    #[serde(with = "units::percent")]
+    pub deep_sample: u32,
+    /// Bytes a second that it reads for that.
+    #[serde(with = "units::bytes")]
+    pub read_rate: u64,
+}
+
 /// `[auth]`
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -375,6 +396,18 @@ impl Default for CleanupConfig {
             interval: Duration::from_secs(5),
             older_than: Duration::from_secs(24 * 60 * 60),
             limit: 100,
+        }
+    }
+}
+
+impl Default for VerifyConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            interval: Duration::from_secs(24 * 60 * 60),
+            rate: 100,
+            deep_sample: 0,
+            read_rate: 4 * MIB,
         }
     }
 }

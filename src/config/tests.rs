@@ -176,6 +176,11 @@ fn each_rule_between_and_about_values_has_its_problem() {
         ),
         ("[cleanup]\ninterval = \"0s\"", "cleanup.interval"),
         ("[cleanup]\nlimit = 0", "cleanup.limit"),
+        ("[verify]\ninterval = \"10ms\"", "verify.interval"),
+        ("[verify]\nrate = 0", "verify.rate"),
+        ("[verify]\nread_rate = \"1 KiB\"", "verify.read_rate"),
+        ("[verify]\ndeep_sample = \"1\"", "verify.deep_sample"),
+        ("[verify]\ndeep_sample = \"101%\"", "verify.deep_sample"),
         (
             "[webhooks.deletions]\nsecrets = [\"whsec_YWJj\"]",
             "webhooks.deletions.secrets",

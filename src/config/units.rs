@@ -6,6 +6,8 @@ const SIZE_RULE: &str =
     "a size: a whole number and a unit (B, KiB, MiB, GiB, TiB, or KB, MB, GB, TB), like \"64 MiB\"";
 const DURATION_RULE: &str =
     "a time: numbers with units (ms, s, m, h, d), like \"24h\", \"1h 30m\" or \"0s\"";
+const PERCENT_RULE: &str =
+    "a share: a number with at most four decimals and a percent sign, \"0%\" to \"100%\"";
 const ADDRESS_RULE: &str = "an IP address and a port, like \"127.0.0.1:8080\" or \"[::]:8080\"";
 
 /// Largest first: a size is shown in the largest unit that divides it.
@@ -46,6 +48,46 @@ pub fn format_bytes(bytes: u64) -> String {
     {
         Some((name, factor)) => format!("{} {name}", bytes / factor),
         None => format!("{bytes} B"),
+    }
+}
+
+/// Reads "1%" or "0.05%" as millionths of the whole; `None` when it is neither, or more than 100 %.
+pub fn parse_percent(text: &str) -> Option<u32> {
+    let number = text.trim().strip_suffix('%')?.trim_end();
+    let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    if !is_number(whole) || !is_number(decimals) || decimals.len() > 4 {
+        return None;
+    }
+    let whole: u32 = whole.parse().ok().filter(|whole| *whole <= 100)?;
+    let decimals: u32 = format!("{decimals:0<4}").parse().ok()?;
+    Some(whole * 10_000 + decimals).filter(|millionths| *millionths <= 1_000_000)
+}
+
+/// Spells millionths so that [`parse_percent`] reads them back: "1%", "0.05%".
+pub fn format_percent(millionths: u32) -> String {
+    let (whole, decimals) = (millionths / 10_000, millionths % 10_000);
+    let text = format!("{whole}.{decimals:04}");
+    format!("{}%", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
+/// Serde glue for shares, in millionths.
+pub(super) mod percent {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(in crate::config) fn serialize<S: Serializer>(
+        millionths: &u32,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&super::format_percent(*millionths))
+    }
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<u32, D::Error> {
+        let text =
+            String::deserialize(deserializer).map_err(|_| D::Error::custom(super::PERCENT_RULE))?;
+        super::parse_percent(&text).ok_or_else(|| D::Error::custom(super::PERCENT_RULE))
     }
 }
 
@@ -181,6 +223,34 @@ mod tests {
         ] {
             assert_eq!(parse_bytes(text), bytes, "{text:?}");
         }
+    }
+
+    #[test]
+    fn shares_are_read_and_read_back() {
+        for (text, millionths) in [
+            ("0%", Some(0)),
+            ("1%", Some(10_000)),
+            ("0.05%", Some(500)),
+            (" 12.3456 % ", Some(123_456)),
+            ("100%", Some(1_000_000)),
+            ("100.0001%", None),
+            ("101%", None),
+            ("0.00001%", None),
+            ("1", None),
+            ("%", None),
+            (".5%", None),
+            ("1.%", None),
+            ("-1%", None),
+            ("+1%", None),
+            ("1e1%", None),
+        ] {
+            assert_eq!(parse_percent(text), millionths, "{text:?}");
+        }
+        for millionths in [0, 1, 500, 10_000, 10_001, 123_456, 100_000, 1_000_000] {
+            assert_eq!(parse_percent(&format_percent(millionths)), Some(millionths));
+        }
+        assert_eq!(format_percent(500), "0.05%");
+        assert_eq!(format_percent(1_000_000), "100%");
     }
 
     #[test]

@@ -25,6 +25,8 @@ const TEN_YEARS: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
 /// PostgreSQL's time-outs are 32-bit milliseconds.
 const POSTGRES_MAX_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
 const HOUR: Duration = Duration::from_secs(60 * 60);
+/// Slower than this, a piece of an object takes so long that stores take the reader for dead.
+const MIN_READ_RATE: u64 = 64 << 10;
 const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// Collects broken rules.
@@ -109,6 +111,7 @@ impl Config {
         self.check_upload(&mut rules);
         self.check_deadlines(&mut rules);
         self.check_background(&mut rules);
+        self.check_verify(&mut rules);
         self.check_webhooks(&mut rules);
         rules.demand(
             !self.log.level.is_empty() && EnvFilter::builder().parse(&self.log.level).is_ok(),
@@ -373,6 +376,28 @@ impl Config {
             cleanup.limit,
             1..=1_000_000,
             "originals in one run",
+        );
+    }
+
+    fn check_verify(&self, rules: &mut Rules) {
+        let verify = &self.verify;
+        rules.demand_time(
+            "verify.interval",
+            verify.interval,
+            1000 * MILLISECOND,
+            TEN_YEARS,
+        );
+        rules.demand_range(
+            "verify.rate",
+            verify.rate,
+            1..=1_000_000,
+            "rows and objects looked at a second; verify.enabled = false turns it off",
+        );
+        rules.demand(
+            verify.read_rate >= MIN_READ_RATE,
+            "verify.read_rate",
+            format!("at least {}", format_bytes(MIN_READ_RATE)),
+            "a store ends a connection that is read too slowly; lower verify.deep_sample to read less",
         );
     }
 

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement, Value};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, Statement, Value};
 
 use super::{Ledger, LedgerError};
 
@@ -48,7 +48,9 @@ pub struct OriginalsObservation {
     pub oldest_pending: Duration,
     /// How long ago the oldest unreferenced row's grace period ended; zero when none has.
     pub oldest_unreferenced: Duration,
-    /// How long ago the oldest `deleting` row that is due became due; zero when none is.
+    /// How long ago the oldest `deleting` row should have gone: since it became `deleting`, or since
+    /// its `put_deadline` where that is later, however often it was tried and put off; zero when none
+    /// should.
     pub oldest_deleting: Duration,
 }
 
@@ -86,7 +88,8 @@ WHERE scope = '' AND state = 'stored' AND id IN (
     SELECT original_image_id FROM images
     WHERE tenant = $1 AND deleted_at IS NULL AND original_image_id IS NOT NULL)";
 
-/// Each count and minimum is served by the counters or by its own partial index.
+/// Each count and minimum is served by the counters or by its own partial index; the age of `deleting`
+/// rows looks at the rows of theirs. Nothing touches `updated_at` of a row that is `deleting`.
 const OBSERVATION: &str = "
 SELECT
     (SELECT count(*) FROM (SELECT 1 FROM original_images WHERE state = 'pending' LIMIT {most}) AS p)
@@ -98,7 +101,8 @@ SELECT
     (SELECT min(lease_until) FROM original_images WHERE state = 'pending') AS first_lease_until,
     (SELECT min(zero_since) FROM original_images WHERE state = 'stored' AND reference_count = 0)
         AS first_zero_since,
-    (SELECT min(next_try) FROM original_images WHERE state = 'deleting') AS first_next_try";
+    (SELECT min({later}(updated_at, put_deadline)) FROM original_images WHERE state = 'deleting')
+        AS first_deleting";
 
 impl Ledger {
     /// Counts and sums of everything, or of what one tenant may know of.
@@ -161,7 +165,12 @@ impl Ledger {
         grace_period: Duration,
     ) -> Result<OriginalsObservation, LedgerError> {
         let now: DateTime<Utc> = self.database_time().await?;
-        let statement = Statement::from_string(self.backend, within_bounds(OBSERVATION));
+        let later = match self.backend {
+            DbBackend::Postgres => "greatest",
+            _ => "max",
+        };
+        let sql = within_bounds(OBSERVATION).replace("{later}", later);
+        let statement = Statement::from_string(self.backend, sql);
         let row = one_row(self.reader.query_one_raw(statement).await?)?;
         let count = |column: &str| row.try_get::<i64>("", column);
         let since = |column: &str| -> Result<Duration, DbErr> {
@@ -178,7 +187,7 @@ impl Ledger {
             unreferenced: count("unreferenced")?,
             oldest_pending: since("first_lease_until")?,
             oldest_unreferenced: since("first_zero_since")?.saturating_sub(grace_period),
-            oldest_deleting: since("first_next_try")?,
+            oldest_deleting: since("first_deleting")?,
         })
     }
 }
@@ -261,6 +270,13 @@ mod tests {
         original(&ledger, 2, "", "pending", 0).await;
         original(&ledger, 3, "", "deleting", 0).await;
         count(&ledger).await;
+        // However long it was put off: it should be gone since it became `deleting`.
+        sql(
+            &ledger,
+            "UPDATE original_images SET next_try = '2999-01-01T00:00:00.000+00:00', attempts = 40,
+                updated_at = '2026-01-01T00:00:00.000+00:00'",
+        )
+        .await;
         let due = "2026-01-01T00:00:00Z"
             .parse::<DateTime<Utc>>()
             .expect("a time");
@@ -285,10 +301,12 @@ mod tests {
         }
         sql(
             &ledger,
-            "UPDATE original_images SET lease_until = '2999-01-01T00:00:00.000+00:00'",
+            "UPDATE original_images SET lease_until = '2999-01-01T00:00:00.000+00:00',
+                put_deadline = '2999-01-01T00:00:00.000+00:00'",
         )
         .await;
         let seen = ledger.observe_originals(day).await.expect("asked");
         assert_eq!(seen.oldest_pending, Duration::ZERO);
+        assert_eq!(seen.oldest_deleting, Duration::ZERO, "a PUT may still land");
     }
 }

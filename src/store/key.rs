@@ -51,6 +51,11 @@ impl StorageKey {
             && is_hyphenated_uuid(generation)
     }
 
+    /// The digest that an original's key names.
+    pub fn digest_named_by(key: &str) -> Option<ContentDigest> {
+        key.rsplit('/').nth(1)?.parse().ok()
+    }
+
     /// The key as the store takes it.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -91,6 +96,7 @@ mod tests {
             let key = StorageKey::original(prefix, &digest, id);
             assert!(StorageKey::names_an_original(prefix, key.as_str()), "{key}");
             assert!(!StorageKey::names_an_original("other", key.as_str()));
+            assert_eq!(StorageKey::digest_named_by(key.as_str()), Some(digest));
             for foreign in [
                 StorageKey::store_id(prefix).to_string(),
                 StorageKey::probe(prefix, id.0).to_string(),
@@ -104,5 +110,7 @@ mod tests {
                 );
             }
         }
+        assert_eq!(StorageKey::digest_named_by("a/b/c"), None);
+        assert_eq!(StorageKey::digest_named_by("c"), None);
     }
 }

@@ -6,32 +6,37 @@
 //! object, or the object is a stray: a second look tells. A row whose object was not listed may be
 //! newer than the listing: a second look tells that too. A look that fails is never "missing".
 //!
-//! Memory is constant: one page of objects, one page of rows.
+//! Memory is constant: one page of objects, one page of rows, at most four pieces of objects that
+//! are hashed. Work is done in steps; what is known after a step is a [`Progress`] that can be kept,
+//! and gone on with by another process. A step that is broken off is as if it had not begun: the next
+//! one repeats it.
 
-mod check;
+mod bytes;
+mod counts;
 mod merge;
+mod objects;
+mod pace;
+mod progress;
 mod report;
+mod run;
+mod sample;
+mod strays;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use entity::OriginalId;
+use tokio_util::sync::CancellationToken;
 
-use crate::ledger::verify::{CountedOriginal, Recount};
 use crate::ledger::{Ledger, LedgerError};
 use crate::metrics::METRICS;
-use crate::seams::{Point, Rule, enforced, reach};
-use crate::store::{BlobStore, ListedBlob, StoreError};
+use crate::reap::{IdentityError, StoreIdentity, StoreMatch};
+use crate::store::{BlobStore, StoreError};
 
-use merge::{Pairing, pair};
-pub use report::{Finding, Observer, OriginalKey, VerifyOptions, VerifySummary};
-
-/// Rows in one page.
-const ROWS_PER_PAGE: u64 = 1000;
-/// Rows in one slice of the counts: each costs a probe of the images' index, and the statement must
-/// stay far below the database's statement time-out.
-const COUNTS_PER_SLICE: u64 = 500;
-/// Strays of one page that may be deleted, whatever the page's size (rule R12).
-const STRAYS_ALWAYS_ALLOWED: usize = 100;
+pub use pace::Pace;
+pub use progress::{Cursor, Progress};
+pub use report::{Finding, Observer, OriginalKey, VerifySummary, word_of};
+pub use run::{Ended, Keeper, run};
+pub use sample::{Sample, Share};
 
 /// Why a verification did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -42,46 +47,136 @@ pub enum VerifyError {
     /// The store could not be listed, or its id not be read.
     #[error("the object store is not available: {0}")]
     Store(#[from] StoreError),
+    /// The listing cannot be merged with the rows.
+    #[error("the object store's listing cannot be relied on: {0}")]
+    Listing(&'static str),
 }
 
-/// Looks at everything once.
-///
-/// # Errors
-/// The database, or a listing, failed: what was found until then was told, the rest is unknown.
-pub async fn verify(
-    ledger: &Ledger,
-    store: &Arc<dyn BlobStore>,
-    options: VerifyOptions,
-    observer: &mut (dyn Observer + Send),
-) -> Result<VerifySummary, VerifyError> {
-    let mut verification = Verification {
-        ledger,
-        store,
-        options,
-        observer,
-        summary: VerifySummary::default(),
-        may_delete_strays: options.repair,
-    };
-    if verification.store_is_ours().await? {
-        verification.compare_objects().await?;
+impl From<IdentityError> for VerifyError {
+    fn from(error: IdentityError) -> Self {
+        match error {
+            IdentityError::Ledger(error) => Self::Ledger(error),
+            IdentityError::Store(error) => Self::Store(error),
+        }
     }
-    verification.compare_counts().await?;
-    Ok(verification.summary)
 }
 
-struct Verification<'a> {
-    ledger: &'a Ledger,
-    store: &'a Arc<dyn BlobStore>,
+/// What is done about a finding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mending {
+    /// Nothing.
+    ReportOnly,
+    /// A stored original whose object was asked for and is missing or wrong is marked, as a read of
+    /// its content would do.
+    MarkDamaged,
+    /// Besides: counts are set right, marks of sound objects are taken back, strays are handed to the
+    /// reaper.
+    Repair,
+}
+
+/// How much is done at once, and about what is found.
+#[derive(Debug)]
+pub struct VerifyOptions {
+    /// What is done about a finding.
+    pub mending: Mending,
+    /// For strays that are handed to the reaper: after this long no PUT for their key can land.
+    pub put_deadline: Duration,
+    /// Objects that are read at once.
+    pub reads_in_flight: usize,
+    /// A step that has read this many bytes ends, so that its progress can be kept.
+    pub bytes_per_step: u64,
+    /// How fast objects are read, in bytes a second.
+    pub read_pace: Pace,
+}
+
+/// Does one step after the other.
+#[derive(Debug)]
+pub struct Verifier {
+    ledger: Ledger,
+    store: Arc<dyn BlobStore>,
+    identity: StoreIdentity,
     options: VerifyOptions,
-    observer: &'a mut (dyn Observer + Send),
-    summary: VerifySummary,
-    may_delete_strays: bool,
+    stop: CancellationToken,
 }
 
-impl Verification<'_> {
+impl Verifier {
+    /// A verifier of one database and its store. When `stop` is cancelled, a step breaks off.
+    pub fn new(
+        ledger: Ledger,
+        store: Arc<dyn BlobStore>,
+        identity: StoreIdentity,
+        options: VerifyOptions,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            ledger,
+            store,
+            identity,
+            options,
+            stop,
+        }
+    }
+
+    /// What ends a step early.
+    pub fn stop(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// Looks at the next page or slice; where that leads. `None` when it was broken off: what was
+    /// found was told, and will be told again.
+    ///
+    /// # Errors
+    /// The database, or a listing, failed: the step can be repeated.
+    pub async fn step(
+        &self,
+        progress: &Progress,
+        observer: &mut (dyn Observer + Send),
+    ) -> Result<Option<Progress>, VerifyError> {
+        let mut step = Step {
+            verifier: self,
+            observer,
+            progress: progress.clone(),
+        };
+        let done = match progress.cursor.clone() {
+            Cursor::Objects { .. } | Cursor::Bytes { .. } if !step.store_is_ours().await? => {
+                step.progress.cursor = Cursor::Counts { after: None };
+                StepEnd::Done
+            }
+            Cursor::Objects { after } => step.compare_objects(after).await?,
+            Cursor::Bytes { after } => step.read_objects(after).await?,
+            Cursor::Counts { after } => step.compare_counts(after).await?,
+            Cursor::Done => StepEnd::Done,
+        };
+        step.observer.progressed(&step.progress);
+        Ok(match done {
+            StepEnd::Done => Some(step.progress),
+            StepEnd::BrokenOff => None,
+        })
+    }
+}
+
+/// Whether a step did what it had to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum StepEnd {
+    Done,
+    BrokenOff,
+}
+
+/// One step on its way.
+struct Step<'a> {
+    verifier: &'a Verifier,
+    observer: &'a mut (dyn Observer + Send),
+    /// As it will be after the step.
+    progress: Progress,
+}
+
+impl Step<'_> {
     fn report(&mut self, finding: &Finding) {
-        self.summary.problems += 1;
-        self.summary.repaired += u64::from(finding.is_repaired());
+        self.progress.summary.note(finding);
+        METRICS
+            .verify_findings
+            .with_label_values(&[finding.problem()])
+            .inc();
         match finding {
             Finding::MissingObject { .. }
             | Finding::WrongSize { .. }
@@ -93,133 +188,34 @@ impl Verification<'_> {
     }
 
     /// Whether database and store carry the same id. A database that never served has none yet, and
-    /// then nothing may be deleted.
+    /// then no stray is believed.
     async fn store_is_ours(&mut self) -> Result<bool, VerifyError> {
-        let database = self.ledger.find_store_id().await?;
-        let store = self.store.read_store_id().await?;
-        self.may_delete_strays &= database.is_some();
-        if database == store {
-            return Ok(true);
-        }
-        self.report(&Finding::StoreMismatch { database, store });
-        Ok(false)
-    }
-
-    async fn compare_objects(&mut self) -> Result<(), VerifyError> {
-        let mut after: Option<String> = None;
-        loop {
-            let page = self.store.list(after.as_deref()).await?;
-            reach(Point::ObjectsListed, || page.blobs.len()).await;
-            self.summary.objects += page.blobs.len() as u64;
-            self.compare_page(after.as_deref(), page.next.as_deref(), &page.blobs)
-                .await?;
-            self.observer.progressed(&self.summary);
-            // A listing that does not move on would go on for ever.
-            match page.next {
-                Some(next) if after.as_ref().is_none_or(|after| next > *after) => {
-                    after = Some(next);
-                }
-                Some(_) | None => return Ok(()),
+        match self.verifier.identity.check().await? {
+            StoreMatch::Ours => Ok(true),
+            StoreMatch::NotOurs {
+                expected: None,
+                found: None,
+            } => {
+                self.progress.strays_are_doubted = true;
+                Ok(true)
+            }
+            StoreMatch::NotOurs { expected, found } => {
+                self.report(&Finding::StoreMismatch {
+                    database: expected,
+                    store: found,
+                });
+                Ok(false)
             }
         }
     }
 
-    /// Compares the objects of one page with all rows in its range of keys, `after` < key <= `through`.
-    async fn compare_page(
-        &mut self,
-        after: Option<&str>,
-        through: Option<&str>,
-        mut blobs: &[ListedBlob],
-    ) -> Result<(), VerifyError> {
-        let page_size = blobs.len();
-        let mut strays = Vec::new();
-        let mut after = after.map(str::to_owned);
-        loop {
-            let rows = self
-                .ledger
-                .originals_by_key(after.as_deref(), through, ROWS_PER_PAGE)
-                .await?;
-            self.summary.rows += rows.len() as u64;
-            let more = rows.len() as u64 == ROWS_PER_PAGE;
-            let last_key = rows.last().map(|row| row.s3_key.clone());
-            // With more rows to come, only the objects up to the last row are in the same range.
-            let in_range = match (&last_key, more) {
-                (Some(last), true) => blobs.partition_point(|blob| blob.key <= *last),
-                _ => blobs.len(),
-            };
-            let (here, rest) = blobs.split_at(in_range);
-            let mut matched = Vec::new();
-            for pairing in pair(here, &rows) {
-                match pairing {
-                    Pairing::Matched(row) => matched.push(row),
-                    Pairing::WrongSize(row) | Pairing::RowAlone(row) => {
-                        self.look_again_at_row(row).await?;
-                    }
-                    Pairing::ObjectAlone(blob) => strays.extend(self.confirm_stray(blob).await?),
-                    Pairing::InTransit => {}
-                }
-            }
-            self.check_matched(&matched).await?;
-            blobs = rest;
-            if !more {
-                break;
-            }
-            after = last_key;
-        }
-        self.settle_strays(strays, page_size).await
+    fn is_stopped(&self) -> bool {
+        self.verifier.stop.is_cancelled()
     }
 
-    async fn compare_counts(&mut self) -> Result<(), VerifyError> {
-        let mut after: Option<OriginalId> = None;
-        loop {
-            let slice = self
-                .ledger
-                .counted_originals(after, COUNTS_PER_SLICE)
-                .await?;
-            self.summary.counts += slice.len() as u64;
-            for row in &slice {
-                if row.reference_count != row.live_images {
-                    self.look_again_at_count(row.id).await?;
-                }
-            }
-            self.observer.progressed(&self.summary);
-            match slice.last() {
-                Some(last) if slice.len() as u64 == COUNTS_PER_SLICE => after = Some(last.id),
-                _ => return Ok(()),
-            }
-        }
+    fn may_repair(&self) -> bool {
+        self.verifier.options.mending == Mending::Repair
     }
-
-    async fn look_again_at_count(&mut self, id: OriginalId) -> Result<(), VerifyError> {
-        let Some(CountedOriginal {
-            id,
-            reference_count,
-            live_images,
-        }) = self.ledger.counted_original(id).await?
-        else {
-            return Ok(());
-        };
-        if reference_count == live_images {
-            return Ok(());
-        }
-        let repaired =
-            self.options.repair && self.ledger.recount_original(id).await? != Recount::Impossible;
-        self.report(&Finding::WrongCount {
-            original_id: id,
-            reference_count,
-            live_images,
-            repaired,
-        });
-        Ok(())
-    }
-}
-
-/// The most strays of a page of `page_size` objects that are believed to be strays.
-fn believable_strays(page_size: usize) -> usize {
-    if !enforced(Rule::StrayLimit) {
-        return usize::MAX;
-    }
-    STRAYS_ALWAYS_ALLOWED.max(page_size / 100)
 }
 
 #[cfg(test)]

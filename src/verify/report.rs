@@ -1,17 +1,11 @@
 //! What a verification says.
 
+use entity::original_images::OriginalState;
 use entity::{ContentDigest, OriginalId};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// What to look at, and whether to mend it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct VerifyOptions {
-    /// Read every stored object and hash it.
-    pub deep: bool,
-    /// Recount, mark damaged, delete strays.
-    pub repair: bool,
-}
+use super::progress::Progress;
 
 /// Something that is wrong, each seen twice: once in passing, once more on its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -67,11 +61,11 @@ pub enum Finding {
         key: String,
         /// Its length.
         size: u64,
-        /// It was deleted.
+        /// It has a `deleting` row now: the reaper deletes it.
         repaired: bool,
     },
     /// Too many strays in one page to believe that they are strays: none of them, and none after
-    /// them, is deleted.
+    /// them, is handed to the reaper.
     TooManyStrays {
         /// Strays in the page.
         strays: usize,
@@ -83,6 +77,9 @@ pub enum Finding {
         /// The original.
         #[serde(serialize_with = "as_text")]
         original_id: OriginalId,
+        /// Only a `stored` row can be set right; images that point at another need a person.
+        #[serde(serialize_with = "as_word")]
+        state: OriginalState,
         /// What the row said.
         reference_count: i64,
         /// Images that point at it.
@@ -110,12 +107,17 @@ pub struct OriginalKey {
 }
 
 /// How far it is, and at the end what was looked at.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct VerifySummary {
     /// Rows of originals compared with objects, in whatever state.
     pub rows: u64,
     /// Objects listed.
     pub objects: u64,
+    /// Rows and objects that were asked for once more, one by one.
+    pub second_looks: u64,
+    /// Rows looked at for objects to read, in whatever state.
+    pub sampled_from: u64,
     /// Objects read and hashed.
     pub hashed: u64,
     /// Their bytes.
@@ -126,9 +128,64 @@ pub struct VerifySummary {
     pub problems: u64,
     /// Findings that were mended.
     pub repaired: u64,
+    /// Stored originals whose object is missing or wrong, marked or not: only an upload heals them.
+    pub missing: u64,
+    /// Objects without a row that were left alone.
+    pub strays: u64,
+    /// Counts that were left wrong.
+    pub wrong_counts: u64,
+    /// Objects that the store did not let be looked at.
+    pub unreadable: u64,
+}
+
+impl VerifySummary {
+    /// Rows looked at, each as often as it was.
+    pub fn looks(&self) -> u64 {
+        self.rows + self.sampled_from + self.counts
+    }
+
+    pub(super) fn note(&mut self, finding: &Finding) {
+        self.problems += 1;
+        self.repaired += u64::from(finding.is_repaired());
+        match finding {
+            Finding::MissingObject { .. }
+            | Finding::WrongSize { .. }
+            | Finding::WrongBytes { .. }
+            | Finding::KnownDamage {
+                repaired: false, ..
+            } => self.missing += 1,
+            Finding::Stray {
+                repaired: false, ..
+            } => self.strays += 1,
+            Finding::WrongCount {
+                repaired: false, ..
+            } => self.wrong_counts += 1,
+            Finding::Unreadable { .. } => self.unreadable += 1,
+            Finding::KnownDamage { .. }
+            | Finding::Stray { .. }
+            | Finding::WrongCount { .. }
+            | Finding::StoreMismatch { .. }
+            | Finding::TooManyStrays { .. } => {}
+        }
+    }
 }
 
 impl Finding {
+    /// One word, as in JSON.
+    pub fn problem(&self) -> &'static str {
+        match self {
+            Self::StoreMismatch { .. } => "store_mismatch",
+            Self::MissingObject { .. } => "missing_object",
+            Self::WrongSize { .. } => "wrong_size",
+            Self::WrongBytes { .. } => "wrong_bytes",
+            Self::KnownDamage { .. } => "known_damage",
+            Self::Stray { .. } => "stray",
+            Self::TooManyStrays { .. } => "too_many_strays",
+            Self::WrongCount { .. } => "wrong_count",
+            Self::Unreadable { .. } => "unreadable",
+        }
+    }
+
     /// Whether it is mended now.
     pub fn is_repaired(&self) -> bool {
         match self {
@@ -149,8 +206,21 @@ impl Finding {
 pub trait Observer {
     /// A problem.
     fn found(&mut self, finding: &Finding);
-    /// A page or slice is done.
-    fn progressed(&mut self, so_far: &VerifySummary);
+    /// A page or slice is done, or an object read.
+    fn progressed(&mut self, so_far: &Progress);
+}
+
+/// A state as the table spells it.
+pub fn word_of(state: OriginalState) -> &'static str {
+    match state {
+        OriginalState::Pending => "pending",
+        OriginalState::Stored => "stored",
+        OriginalState::Deleting => "deleting",
+    }
+}
+
+fn as_word<S: serde::Serializer>(state: &OriginalState, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(word_of(*state))
 }
 
 fn as_text<S: serde::Serializer>(

@@ -1,4 +1,4 @@
-//! The command line: configuration, exit codes, verification.
+//! The command line: configuration, exit codes.
 
 use std::time::Duration;
 
@@ -13,11 +13,6 @@ cases! {
         wrong_use_exits_with_2,
         commands_before_the_first_start,
         cleanup_as_json,
-        verify_of_a_sound_store,
-        verify_finds_a_missing_object,
-        verify_finds_wrong_bytes_only_when_deep,
-        verify_finds_and_removes_a_stray,
-        verify_finds_and_mends_a_wrong_count,
         an_unreachable_database,
     ],
     sqlite_local: [without_any_configuration, a_second_serve_is_refused],
@@ -182,111 +177,6 @@ async fn cleanup_as_json(ctx: &mut Context) {
         "{run}"
     );
     assert_eq!(ctx.outside().await.object_count().await, 0);
-}
-
-async fn sound_store(ctx: &mut Context) -> Api {
-    let api = ctx.start().await;
-    for seed in 0..5 {
-        api.upload(small_png(seed)).await.expect(201);
-        api.upload(small_png(seed)).await.expect(201);
-    }
-    api
-}
-
-async fn verify_of_a_sound_store(ctx: &mut Context) {
-    sound_store(ctx).await;
-    ctx.hapax(&["verify"]).exits_with(0);
-    let deep = ctx
-        .hapax(&["verify", "--deep", "--json"])
-        .exits_with(0)
-        .json();
-    assert_eq!(deep["ok"], true, "{deep}");
-    assert_eq!(deep["findings"].as_array().map(Vec::len), Some(0), "{deep}");
-    assert_eq!(deep["hashed"], 5, "{deep}");
-    // Also without a server.
-    ctx.server().stop().await;
-    ctx.hapax(&["verify", "--deep"]).exits_with(0);
-}
-
-async fn verify_finds_a_missing_object(ctx: &mut Context) {
-    let api = sound_store(ctx).await;
-    let outside = ctx.outside().await;
-    let row = outside
-        .stored(&sha256_hex(&small_png(2)))
-        .await
-        .expect("stored");
-    outside.take_object(&row.s3_key).await;
-    let found = ctx.hapax(&["verify", "--json"]).exits_with(1).json();
-    assert_eq!(found["ok"], false, "{found}");
-    assert_eq!(found["findings"][0]["problem"], "missing_object", "{found}");
-    ctx.hapax(&["verify", "--repair"]).exits_with(1);
-    let healed = api.upload(small_png(2)).await.expect(201);
-    assert_eq!(healed.header("x-dedup").as_deref(), Some("repaired"));
-    outside.rest().await;
-    ctx.hapax(&["verify", "--deep"]).exits_with(0);
-}
-
-async fn verify_finds_wrong_bytes_only_when_deep(ctx: &mut Context) {
-    let api = sound_store(ctx).await;
-    let outside = ctx.outside().await;
-    let bytes = small_png(3);
-    let row = outside.stored(&sha256_hex(&bytes)).await.expect("stored");
-    let mut rotten = bytes.clone();
-    rotten[20] ^= 1;
-    outside.plant_object(&row.s3_key, &rotten).await;
-    ctx.hapax(&["verify"]).exits_with(0);
-    let found = ctx
-        .hapax(&["verify", "--deep", "--repair", "--json"])
-        .exits_with(1)
-        .json();
-    assert_eq!(found["findings"][0]["problem"], "wrong_bytes", "{found}");
-    let healed = api.upload(bytes).await.expect(201);
-    assert_eq!(healed.header("x-dedup").as_deref(), Some("repaired"));
-    outside.rest().await;
-    ctx.hapax(&["verify", "--deep"]).exits_with(0);
-}
-
-async fn verify_finds_and_removes_a_stray(ctx: &mut Context) {
-    sound_store(ctx).await;
-    let outside = ctx.outside().await;
-    let hash = sha256_hex(b"stray");
-    let generation = uuid::Uuid::new_v4();
-    let prefix = ctx.key_prefix();
-    let key = format!("{prefix}{}/{hash}/{generation}", &hash[..2]);
-    outside.plant_object(&key, b"stray").await;
-    let found = ctx.hapax(&["verify", "--json"]).exits_with(1).json();
-    assert_eq!(found["findings"][0]["problem"], "stray", "{found}");
-    assert_eq!(outside.object_count().await, 6, "it only reports");
-    ctx.hapax(&["verify", "--repair"]).exits_with(1);
-    assert_eq!(outside.object_count().await, 5);
-    ctx.hapax(&["verify"]).exits_with(0);
-    // What is not Hapax's own is never touched.
-    outside
-        .plant_object(&format!("{prefix}somebody/elses.txt"), b"text")
-        .await;
-    ctx.hapax(&["verify", "--repair"]).exits_with(0);
-    assert_eq!(outside.object_count().await, 6);
-    outside
-        .take_object(&format!("{prefix}somebody/elses.txt"))
-        .await;
-}
-
-async fn verify_finds_and_mends_a_wrong_count(ctx: &mut Context) {
-    sound_store(ctx).await;
-    let outside = ctx.outside().await;
-    outside
-        .sql("UPDATE original_images SET reference_count = 7")
-        .await;
-    let found = ctx.hapax(&["verify", "--json"]).exits_with(1).json();
-    assert_eq!(
-        found["findings"].as_array().map(Vec::len),
-        Some(5),
-        "{found}"
-    );
-    assert_eq!(found["findings"][0]["problem"], "wrong_count", "{found}");
-    assert_eq!(found["findings"][0]["live_images"], 2, "{found}");
-    ctx.hapax(&["verify", "--repair"]).exits_with(1);
-    ctx.hapax(&["verify"]).exits_with(0);
 }
 
 async fn an_unreachable_database(ctx: &mut Context) {

@@ -38,9 +38,10 @@ async fn store_calls(ctx: &Context, api: &Api) -> (u64, u64) {
     (count("operation=\"put\""), count(""))
 }
 
-/// No reaper calls the store in between.
+/// No reaper calls the store in between, nor the verification.
 fn quiet(ctx: &mut Context) {
     ctx.set("CLEANUP__INTERVAL", "1h");
+    ctx.set("VERIFY__ENABLED", "false");
 }
 
 async fn a_new_upload_is_one_put(ctx: &mut Context) {

@@ -124,6 +124,13 @@ async fn metrics(ctx: &mut Context) {
         "hapax_commit_unknown_total",
         "hapax_batch_operations",
         "hapax_spool_bytes",
+        "hapax_blob_missing",
+        "hapax_stray_objects",
+        "hapax_refcount_mismatch",
+        "hapax_verify_unreadable",
+        "hapax_verify_findings_total",
+        "hapax_verify_progress_ratio",
+        "hapax_verify_last_pass_timestamp_seconds",
     ] {
         assert!(
             text.contains(&format!("# TYPE {name} ")),

@@ -43,6 +43,8 @@ mod slow;
 mod sweep;
 mod uploads;
 mod usage;
+mod verify;
+mod verify_trickle;
 mod webhooks;
 
 use std::process::ExitCode;
@@ -57,6 +59,8 @@ fn main() -> ExitCode {
         end_check::cases(),
         schema::cases(),
         commands::cases(),
+        verify::cases(),
+        verify_trickle::cases(),
         health::cases(),
         lifecycle::cases(),
         uploads::cases(),

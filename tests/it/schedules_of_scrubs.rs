@@ -111,6 +111,7 @@ async fn many_strays_are_not_believed(ctx: &mut Context) {
         .await
         .exits_with(1);
     assert_eq!(outside.object_count().await, 102);
+    assert_eq!(outside.originals().await.len(), 1, "none is the reaper's");
     for key in &keys {
         outside.take_object(key).await;
     }

@@ -124,6 +124,7 @@ async fn migrations_go_up_and_down_and_up(ctx: &mut Context) {
         "store_meta",
         "api_keys",
         "usage_counters",
+        "verify_passes",
     ] {
         let statement = format!("SELECT 1 FROM {table}");
         let gone = database.execute_unprepared(&statement).await;

@@ -13,7 +13,7 @@ use super::relay::Relay;
 use super::s3::S3Server;
 #[cfg(feature = "seams")]
 use super::seams::SeamControl;
-use super::server::{self, Output, Server, Settings};
+use super::server::{self, Output, Running, Server, Settings};
 use super::{Backend, Case};
 
 /// Every case runs with these unless it says otherwise: quick reapers, short leases.
@@ -218,6 +218,11 @@ impl Context {
     /// Runs a command on the same configuration, to its end.
     pub(crate) fn hapax(&self, arguments: &[&str]) -> Output {
         server::run(&self.settings, self.folder.path(), arguments)
+    }
+
+    /// Starts a command on the same configuration.
+    pub(crate) fn begin_hapax(&self, arguments: &[&str]) -> Running {
+        Running::start(&self.settings, self.folder.path(), arguments)
     }
 
     /// Runs a command while this thread goes on serving the case's other tasks.

@@ -83,31 +83,68 @@ fn hapax(settings: &Settings, folder: &Path) -> Command {
 
 /// Runs a command to its end; one that does not end is killed, and its exit code is `None`.
 pub(crate) fn run(settings: &Settings, folder: &Path, arguments: &[&str]) -> Output {
-    let mut child = hapax(settings, folder)
-        .args(arguments)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary is there");
-    let stdout = read_in_background(child.stdout.take().expect("it is piped"));
-    let stderr = read_in_background(child.stderr.take().expect("it is piped"));
-    let deadline = Instant::now() + COMMAND_LIMIT;
-    let status = loop {
-        if let Some(status) = child.try_wait().expect("it was started") {
-            break Some(status);
+    Running::start(settings, folder, arguments).end()
+}
+
+/// A command on its way.
+#[derive(Debug)]
+pub(crate) struct Running {
+    child: Child,
+    stdout: JoinHandle<String>,
+    stderr: JoinHandle<String>,
+}
+
+impl Running {
+    /// Starts a command.
+    pub(crate) fn start(settings: &Settings, folder: &Path, arguments: &[&str]) -> Self {
+        let mut child = hapax(settings, folder)
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary is there");
+        let stdout = read_in_background(child.stdout.take().expect("it is piped"));
+        let stderr = read_in_background(child.stderr.take().expect("it is piped"));
+        Self {
+            child,
+            stdout,
+            stderr,
         }
-        if Instant::now() > deadline {
-            let _ = child.kill();
-            let _ = child.wait();
-            break None;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    };
-    Output {
-        code: status.and_then(|status| status.code()),
-        stdout: stdout.join().expect("reading does not panic"),
-        stderr: stderr.join().expect("reading does not panic"),
     }
+
+    /// SIGTERM; returns at once.
+    pub(crate) fn terminate(&self) {
+        signal("TERM", self.child.id());
+    }
+
+    /// Waits for its end; kills it when that does not come.
+    pub(crate) fn end(mut self) -> Output {
+        let deadline = Instant::now() + COMMAND_LIMIT;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("it was started") {
+                break Some(status);
+            }
+            if Instant::now() > deadline {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                break None;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        Output {
+            code: status.and_then(|status| status.code()),
+            stdout: self.stdout.join().expect("reading does not panic"),
+            stderr: self.stderr.join().expect("reading does not panic"),
+        }
+    }
+}
+
+fn signal(name: &str, process: u32) {
+    let status = Command::new("sh")
+        .args(["-c", &format!("kill -{name} {process}")])
+        .status()
+        .expect("there is a shell");
+    assert!(status.success(), "kill -{name} {process}");
 }
 
 fn read_in_background(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
@@ -180,11 +217,7 @@ impl Server {
 
     /// Sends a signal by name.
     pub(crate) fn signal(&self, name: &str) {
-        let status = Command::new("sh")
-            .args(["-c", &format!("kill -{name} {}", self.pid())])
-            .status()
-            .expect("a shell can be started");
-        assert!(status.success(), "the server is there to be signalled");
+        signal(name, self.pid());
     }
 
     /// SIGTERM, and the exit status that follows.

@@ -1,143 +1,26 @@
-use std::collections::BTreeMap;
-use std::ops::Range;
-use std::sync::Mutex;
+//! Whole verifications of a database and a store in memory.
+
+mod pieces;
+mod shelf;
+mod strays;
+
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use chrono::DateTime;
-use entity::ContentDigest;
-use futures::StreamExt;
-use sea_orm::ConnectionTrait;
+use entity::original_images::{self, OriginalState};
+use entity::{ContentDigest, OriginalId};
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::*;
 use crate::ledger::testing;
-use crate::seams::Connection;
-use crate::spool::SpooledBody;
-use crate::store::{BlobPage, BlobStream, StorageKey, StoreCapabilities, StoreErrorKind};
-
-/// What happens to the store between its listing and the first look at a row.
-type AfterList = Box<dyn FnOnce(&mut BTreeMap<String, Bytes>) + Send>;
-
-/// Objects in memory, in pages of two.
-#[derive(Default)]
-struct Shelf {
-    objects: Mutex<BTreeMap<String, Bytes>>,
-    unreadable: Mutex<Option<String>>,
-    after_list: Mutex<Option<AfterList>>,
-    /// A statement that somebody else commits just before an object is asked for.
-    before_stat: Mutex<Option<(Connection, String)>>,
-    page_size: usize,
-    store_id: Mutex<Option<Uuid>>,
-}
-
-impl std::fmt::Debug for Shelf {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Shelf")
-    }
-}
-
-impl Shelf {
-    fn look(&self, operation: &'static str, key: &str) -> Result<Bytes, StoreError> {
-        let kind = match self.unreadable.lock().expect("a lock").as_deref() == Some(key) {
-            true => StoreErrorKind::Unknown,
-            false => StoreErrorKind::NotFound,
-        };
-        let found = self.objects.lock().expect("a lock").get(key).cloned();
-        match (kind, found) {
-            (StoreErrorKind::NotFound, Some(bytes)) => Ok(bytes),
-            (kind, _) => Err(StoreError::new(kind, operation, key, "no answer")),
-        }
-    }
-}
-
-#[async_trait]
-impl BlobStore for Shelf {
-    async fn put(&self, _: &str, _: &SpooledBody, _: &ContentDigest) -> Result<(), StoreError> {
-        unreachable!("a verification writes no object")
-    }
-
-    async fn get(&self, key: &str, _: Option<Range<u64>>) -> Result<BlobStream, StoreError> {
-        let bytes = self.look("get", key)?;
-        Ok(futures::stream::iter([Ok(bytes)]).boxed())
-    }
-
-    async fn stat(&self, key: &str) -> Result<u64, StoreError> {
-        let change = self.before_stat.lock().expect("a lock").take();
-        if let Some((database, sql)) = change {
-            database.execute_unprepared(&sql).await.expect("a change");
-        }
-        Ok(self.look("stat", key)?.len() as u64)
-    }
-
-    async fn delete(&self, keys: &[String]) -> Result<Vec<Result<(), StoreError>>, StoreError> {
-        let mut objects = self.objects.lock().expect("a lock");
-        Ok(keys
-            .iter()
-            .map(|key| {
-                objects.remove(key);
-                Ok(())
-            })
-            .collect())
-    }
-
-    async fn list(&self, after: Option<&str>) -> Result<BlobPage, StoreError> {
-        let mut objects = self.objects.lock().expect("a lock");
-        let later = objects
-            .iter()
-            .filter(|(key, _)| after.is_none_or(|after| key.as_str() > after));
-        let blobs: Vec<_> = later
-            .take(self.page_size)
-            .map(|(key, bytes)| ListedBlob {
-                key: key.clone(),
-                size: bytes.len() as u64,
-                modified_at: DateTime::UNIX_EPOCH,
-            })
-            .collect();
-        let next = match blobs.len() == self.page_size {
-            true => blobs.last().map(|blob| blob.key.clone()),
-            false => None,
-        };
-        if let Some(change) = self.after_list.lock().expect("a lock").take() {
-            change(&mut objects);
-        }
-        Ok(BlobPage { blobs, next })
-    }
-
-    async fn presign_get(
-        &self,
-        _: &str,
-        _: Duration,
-        _: &str,
-        _: &str,
-    ) -> Result<Option<String>, StoreError> {
-        Ok(None)
-    }
-
-    async fn read_store_id(&self) -> Result<Option<Uuid>, StoreError> {
-        Ok(*self.store_id.lock().expect("a lock"))
-    }
-
-    async fn write_store_id(&self, store_id: Uuid) -> Result<(), StoreError> {
-        *self.store_id.lock().expect("a lock") = Some(store_id);
-        Ok(())
-    }
-
-    async fn abort_stale_multipart_uploads(&self, _: Duration) -> Result<u64, StoreError> {
-        Ok(0)
-    }
-
-    async fn probe(&self) -> Result<StoreCapabilities, StoreError> {
-        unreachable!("a verification needs no probe")
-    }
-
-    fn key_for(&self, digest: &ContentDigest, generation: OriginalId) -> StorageKey {
-        StorageKey::original("", digest, generation)
-    }
-}
+use crate::ledger::verify::StrayObject;
+use crate::ledger::verify::passes::PassKind;
+use crate::store::StorageKey;
+use shelf::Shelf;
 
 /// A database and a store that belong together.
 struct World {
@@ -146,22 +29,36 @@ struct World {
     _folder: TempDir,
 }
 
+/// What was told; after so many findings or looks, whoever listens wants no more.
 #[derive(Default)]
-struct Notes(Vec<Finding>);
+struct Notes {
+    findings: Vec<Finding>,
+    stop_after: Option<(u64, CancellationToken)>,
+}
 
 impl Observer for Notes {
     fn found(&mut self, finding: &Finding) {
-        self.0.push(finding.clone());
+        self.findings.push(finding.clone());
     }
 
-    fn progressed(&mut self, _: &VerifySummary) {}
+    fn progressed(&mut self, so_far: &Progress) {
+        if let Some((looks, stop)) = &self.stop_after
+            && so_far.summary.looks() >= *looks
+        {
+            stop.cancel();
+        }
+    }
 }
 
 impl World {
     async fn new() -> Self {
+        Self::with_pages_of(2).await
+    }
+
+    async fn with_pages_of(page_size: usize) -> Self {
         let (ledger, folder) = testing::ledger().await;
         let shelf = Arc::new(Shelf {
-            page_size: 2,
+            page_size,
             ..Shelf::default()
         });
         let store_id = Uuid::from_u128(42);
@@ -229,15 +126,85 @@ impl World {
         key
     }
 
-    async fn verify(&self, deep: bool, repair: bool) -> (Vec<Finding>, VerifySummary) {
+    fn verifier(&self, mending: Mending, bytes_per_step: u64) -> Verifier {
         let store: Arc<dyn BlobStore> = Arc::clone(&self.shelf) as _;
-        let (mut notes, options) = (Notes::default(), VerifyOptions { deep, repair });
-        let summary = verify(&self.ledger, &store, options, &mut notes)
-            .await
-            .expect("to come to its end");
-        assert_eq!(summary.problems, notes.0.len() as u64);
-        (notes.0, summary)
+        let options = VerifyOptions {
+            mending,
+            put_deadline: Duration::from_secs(60),
+            reads_in_flight: 2,
+            bytes_per_step,
+            read_pace: Pace::new(None),
+        };
+        let identity = StoreIdentity::new(self.ledger.clone(), Arc::clone(&store));
+        let stop = CancellationToken::new();
+        Verifier::new(self.ledger.clone(), store, identity, options, stop)
     }
+
+    async fn keeper(&self) -> Keeper {
+        let taken = self.ledger.take_command_pass().await.expect("taken");
+        Keeper::new(self.ledger.clone(), taken)
+    }
+
+    async fn kept(&self) -> Option<Progress> {
+        let state = self.ledger.pass_state(PassKind::Command).await;
+        let progress = state.expect("asked").progress?;
+        Some(serde_json::from_value(progress).expect("what was kept"))
+    }
+
+    async fn verify(&self, deep: bool, repair: bool) -> (Vec<Finding>, VerifySummary) {
+        let mending = match repair {
+            true => Mending::Repair,
+            false => Mending::ReportOnly,
+        };
+        let deep = deep.then_some(Sample::ALL);
+        self.verify_with(&self.verifier(mending, u64::MAX), deep)
+            .await
+    }
+
+    async fn verify_with(
+        &self,
+        verifier: &Verifier,
+        deep: Option<Sample>,
+    ) -> (Vec<Finding>, VerifySummary) {
+        let (mut notes, mut keeper) = (Notes::default(), self.keeper().await);
+        let pace = Pace::new(None);
+        let ended = run(
+            verifier,
+            Progress::new(deep),
+            &pace,
+            &mut keeper,
+            &mut notes,
+        )
+        .await;
+        let Ok(Ended::Complete(summary)) = ended else {
+            panic!("to come to its end: {ended:?}");
+        };
+        assert_eq!(summary.problems, notes.findings.len() as u64);
+        assert_eq!(
+            self.kept().await,
+            None,
+            "a complete pass leaves nothing to go on with"
+        );
+        (notes.findings, summary)
+    }
+
+    /// Keys of `deleting` rows.
+    async fn condemned(&self) -> Vec<String> {
+        let rows = original_images::Entity::find()
+            .filter(original_images::Column::State.eq(OriginalState::Deleting))
+            .order_by_asc(original_images::Column::S3Key)
+            .all(&self.ledger.writer)
+            .await;
+        let rows = rows.expect("asked").into_iter();
+        rows.map(|row| row.s3_key).collect()
+    }
+}
+
+/// A key that no row has.
+fn stray_key(number: u8) -> String {
+    let digest: [u8; 32] = [number; 32];
+    let generation = OriginalId(Uuid::from_u128(u128::from(number) << 64));
+    StorageKey::original("", &digest.into(), generation).to_string()
 }
 
 fn content(number: u8) -> Bytes {
@@ -272,7 +239,8 @@ async fn missing_and_wrong_objects_are_told_apart_and_marked() {
     let hidden = world.stored(4, 1).await;
     *world.shelf.unreadable.lock().expect("a lock") = Some(hidden.clone());
 
-    let (findings, _) = world.verify(true, true).await;
+    let (findings, summary) = world.verify(true, true).await;
+    assert_eq!((summary.missing, summary.unreadable), (3, 1));
     let seen = |wanted: &dyn Fn(&Finding) -> bool| findings.iter().filter(|f| wanted(f)).count();
     let is = |original: &OriginalKey, key: &str| original.key == key;
     assert_eq!(
@@ -321,9 +289,10 @@ async fn what_changes_between_listing_and_looking_is_no_finding() {
     // Written after the listing: a row alone at first sight.
     let fresh = world.original(1, "stored", 1).await;
     // Listed, and gone with its row before the rows were read: an object alone at first sight.
-    world.object("aa/gone", "x");
+    let gone = stray_key(7);
+    world.object(&gone, "x");
     *world.shelf.after_list.lock().expect("a lock") = Some(Box::new(move |objects| {
-        objects.remove("aa/gone");
+        objects.remove(&gone);
         objects.insert(fresh, content(1));
     }));
     let (findings, _) = world.verify(true, true).await;
@@ -348,67 +317,6 @@ async fn an_original_that_goes_or_moves_while_it_is_looked_at_is_no_finding() {
 }
 
 #[tokio::test]
-async fn strays_are_deleted_only_when_asked_and_believable() {
-    let world = World::new().await;
-    world.stored(1, 1).await;
-    world.object("zz/stray", "abc");
-    let stray = |repaired| Finding::Stray {
-        key: "zz/stray".to_owned(),
-        size: 3,
-        repaired,
-    };
-    assert_eq!(world.verify(false, false).await.0, [stray(false)]);
-    assert_eq!(world.verify(false, true).await.0, [stray(true)]);
-    assert_eq!(world.verify(false, true).await.0, []);
-}
-
-#[tokio::test]
-async fn a_page_full_of_strays_stops_the_deletion() {
-    let mut world = World::new().await;
-    Arc::get_mut(&mut world.shelf)
-        .expect("the only one")
-        .page_size = 1000;
-    for number in 0..=STRAYS_ALWAYS_ALLOWED {
-        world.object(&format!("zz/{number}"), "abc");
-    }
-    let (findings, summary) = world.verify(false, true).await;
-    assert!(matches!(
-        findings[0],
-        Finding::TooManyStrays {
-            strays: 101,
-            limit: 100
-        }
-    ));
-    assert_eq!((summary.problems, summary.repaired), (102, 0));
-    assert_eq!(world.shelf.objects.lock().expect("a lock").len(), 101);
-}
-
-#[tokio::test]
-async fn another_databases_store_is_left_alone() {
-    let world = World::new().await;
-    world.object("zz/theirs", "abc");
-    for foreign in [None, Some(Uuid::from_u128(43))] {
-        *world.shelf.store_id.lock().expect("a lock") = foreign;
-        let (findings, _) = world.verify(true, true).await;
-        let database = Some(Uuid::from_u128(42));
-        let store = foreign;
-        assert_eq!(findings, [Finding::StoreMismatch { database, store }]);
-    }
-    // Neither has an id: objects are compared, but nothing is deleted.
-    world.sql("DELETE FROM store_meta").await;
-    *world.shelf.store_id.lock().expect("a lock") = None;
-    let (findings, summary) = world.verify(false, true).await;
-    assert!(matches!(
-        findings[..],
-        [Finding::Stray {
-            repaired: false,
-            ..
-        }]
-    ));
-    assert_eq!(summary.repaired, 0);
-}
-
-#[tokio::test]
 async fn wrong_counts_are_found_and_set_right() {
     let world = World::new().await;
     world.stored(1, 2).await;
@@ -429,6 +337,7 @@ async fn wrong_counts_are_found_and_set_right() {
     let expected = |repaired| {
         [(1, 5, 2), (2, 1, 0)].map(
             |(number, reference_count, live_images)| Finding::WrongCount {
+                state: OriginalState::Stored,
                 original_id: OriginalId(Uuid::from_u128(number)),
                 reference_count,
                 live_images,
@@ -443,10 +352,7 @@ async fn wrong_counts_are_found_and_set_right() {
 
 #[tokio::test]
 async fn many_rows_in_one_page_of_objects_are_all_seen() {
-    let mut world = World::new().await;
-    Arc::get_mut(&mut world.shelf)
-        .expect("the only one")
-        .page_size = 1000;
+    let world = World::with_pages_of(1000).await;
     // More pending rows than one page of rows holds, around a stored one.
     world.stored(1, 1).await;
     world
@@ -458,7 +364,7 @@ async fn many_rows_in_one_page_of_objects_are_all_seen() {
                 '2026-01-01T00:00:00.000+00:00', zeroblob(16), '2026-01-01T00:00:00.000+00:00' FROM n",
         )
         .await;
-    world.object("zz/stray", "abc");
+    world.object(&stray_key(250), "abc");
     let (findings, summary) = world.verify(true, false).await;
     assert!(
         matches!(findings[..], [Finding::Stray { .. }]),
@@ -467,5 +373,107 @@ async fn many_rows_in_one_page_of_objects_are_all_seen() {
     assert_eq!(
         (summary.rows, summary.counts, summary.hashed),
         (2202, 2202, 1)
+    );
+}
+
+/// An image that was taken out of the table, one that nobody counted, and an image at a row that is
+/// going: each is one finding, and only what a count can say is set right.
+#[tokio::test]
+async fn counts_are_wrong_in_every_direction() {
+    let world = World::new().await;
+    for number in 1..=3 {
+        world.stored(number, 2).await;
+    }
+    let id = |number: u8| format!("x'{number:032x}'");
+    world
+        .sql(&format!("DELETE FROM images WHERE id = (SELECT min(id) FROM images WHERE original_image_id = {})", id(1)))
+        .await;
+    world
+        .sql(&format!(
+            "INSERT INTO images (id, original_image_id, content_hash, file_size)
+             SELECT x'{:032x}', original_image_id, content_hash, file_size FROM images
+             WHERE original_image_id = {} LIMIT 1",
+            77,
+            id(2)
+        ))
+        .await;
+    world
+        .sql(&format!(
+            "UPDATE original_images SET state = 'deleting', reference_count = 0 WHERE id = {}",
+            id(3)
+        ))
+        .await;
+    let (findings, summary) = world.verify(false, true).await;
+    let wrong: Vec<_> = findings
+        .iter()
+        .map(|finding| match finding {
+            Finding::WrongCount {
+                state,
+                reference_count,
+                live_images,
+                repaired,
+                ..
+            } => (*state, *reference_count, *live_images, *repaired),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(
+        wrong,
+        [
+            (OriginalState::Stored, 2, 1, true),
+            (OriginalState::Stored, 2, 3, true),
+            (OriginalState::Deleting, 0, 2, false),
+        ]
+    );
+    assert_eq!(summary.wrong_counts, 1);
+    assert_eq!(world.verify(false, false).await.0.len(), 1);
+}
+
+#[tokio::test]
+async fn reporting_changes_nothing_and_the_trickle_only_marks() {
+    for (mending, marked) in [(Mending::ReportOnly, 0), (Mending::MarkDamaged, 3)] {
+        let world = World::new().await;
+        world.original(1, "stored", 1).await;
+        let longer = world.stored(2, 1).await;
+        world.object(&longer, "longer than it was");
+        let other = world.stored(3, 1).await;
+        world.object(&other, "xyz");
+        world.stored(4, 1).await;
+        world.object(&stray_key(5), "abc");
+        world
+            .sql(&format!(
+                "UPDATE original_images SET reference_count = 9 WHERE id = x'{:032x}'",
+                4
+            ))
+            .await;
+        let verifier = world.verifier(mending, u64::MAX);
+        let (findings, summary) = world.verify_with(&verifier, Some(Sample::ALL)).await;
+        assert_eq!(findings.len(), 5, "{findings:#?}");
+        assert_eq!(
+            (summary.missing, summary.strays, summary.wrong_counts),
+            (3, 1, 1)
+        );
+        assert_eq!(summary.repaired, marked);
+        let rows = original_images::Entity::find()
+            .all(&world.ledger.writer)
+            .await;
+        let rows = rows.expect("asked");
+        let damaged = rows.iter().filter(|row| row.damaged_at.is_some()).count();
+        assert_eq!(damaged as u64, marked);
+        assert_eq!(rows[3].reference_count, 9);
+        assert!(world.condemned().await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_lists_what_it_cannot_give_has_lost_it() {
+    let world = World::new().await;
+    let key = world.stored(1, 1).await;
+    *world.shelf.hollow.lock().expect("a lock") = Some(key);
+    assert_eq!(world.verify(false, false).await.0, []);
+    let (findings, _) = world.verify(true, false).await;
+    assert!(
+        matches!(findings[..], [Finding::MissingObject { .. }]),
+        "{findings:?}"
     );
 }

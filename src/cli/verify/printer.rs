@@ -1,104 +1,61 @@
-//! `hapax verify`: prints what is wrong while it is found.
+//! What `hapax verify` shows: findings as lines or as JSON, a bar on a terminal, lines elsewhere.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::json;
 
-use super::error::CliError;
-use super::{Outcome, output, setup};
-use crate::config::Config;
-use crate::verify::{self, Finding, Observer, OriginalKey, VerifyOptions, VerifySummary};
+use crate::cli::error::CliError;
+use crate::cli::output;
+use crate::verify::{
+    Cursor, Finding, Observer, OriginalKey, Progress, Sample, VerifySummary, word_of,
+};
 
 /// How often a line tells of the progress where there is no terminal to draw on.
 const PLAIN_PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
-#[derive(Debug, Clone, Args)]
-pub(super) struct Arguments {
-    /// Read every stored object and hash it
-    #[arg(long)]
-    deep: bool,
-    /// Set counts right, mark damaged originals (the next upload of their bytes heals them), delete
-    /// objects that no row knows
-    #[arg(long)]
-    repair: bool,
-    /// One JSON document instead of lines: {"findings":[…],"ok":…,…}
-    #[arg(long)]
-    json: bool,
-}
-
-pub(super) async fn run(arguments: Arguments, config: &Config) -> Result<Outcome, CliError> {
-    let ledger = setup::ledger(config).await?;
-    let store = setup::store(config).await?;
-    // Every row is looked at twice: beside its object, and beside its images.
-    let steps = 2 * ledger.count_originals().await?;
-    let options = VerifyOptions {
-        deep: arguments.deep,
-        repair: arguments.repair,
-    };
-    let mut printer = Printer::new(arguments.json, steps);
-    if arguments.json {
-        output::say("{\"findings\":[")?;
-    }
-    let summary = verify::verify(&ledger, &store, options, &mut printer).await;
-    printer.bar.finish_and_clear();
-    // The document is closed even when the verification broke off: what was found is worth reading.
-    if arguments.json {
-        let mut end = match &summary {
-            Ok(summary) => serde_json::to_value(summary).unwrap_or_default(),
-            Err(error) => json!({ "error": error.to_string() }),
-        };
-        end["ok"] = matches!(&summary, Ok(summary) if is_sound(summary)).into();
-        let end = end.to_string();
-        output::say(&format!("],{}", end.trim_start_matches('{')))?;
-    }
-    if let Some(error) = printer.failure {
-        return Err(error);
-    }
-    let summary = summary?;
-    if !arguments.json {
-        output::say(&conclusion(&summary))?;
-    }
-    Ok(match is_sound(&summary) {
-        true => Outcome::Done,
-        false => Outcome::Found,
-    })
-}
-
-/// Whether nothing was wrong. What was mended was wrong, too: somebody should know.
-fn is_sound(summary: &VerifySummary) -> bool {
-    summary.problems == 0
-}
-
-struct Printer {
+/// Writes findings to stdout, progress to stderr.
+pub(super) struct Printer {
     json: bool,
     findings: u64,
     bar: ProgressBar,
-    steps: u64,
+    /// Looks at rows that are to come in all.
+    looks: u64,
     last_line: Instant,
     /// The first line that could not be written.
     failure: Option<CliError>,
 }
 
 impl Printer {
-    fn new(json: bool, steps: u64) -> Self {
+    pub(super) fn new(json: bool, originals: u64, progress: &Progress) -> Self {
+        let looks = originals.saturating_mul(progress.looks_per_row());
         let bar = match std::io::stderr().is_terminal() {
-            true => ProgressBar::new(steps).with_style(
+            true => ProgressBar::new(looks).with_style(
                 ProgressStyle::with_template("{bar:20} {percent:>3}% {eta} {wide_msg}")
                     .unwrap_or_else(|_| ProgressStyle::default_bar()),
             ),
             false => ProgressBar::hidden(),
         };
+        // What an earlier run did took this one no time.
+        bar.set_position(progress.summary.looks());
+        bar.reset_eta();
         Self {
             json,
             findings: 0,
             bar,
-            steps,
+            looks,
             last_line: Instant::now(),
             failure: None,
         }
+    }
+
+    /// Takes the bar away.
+    ///
+    /// # Errors
+    /// A line could not be written.
+    pub(super) fn finish(self) -> Result<(), CliError> {
+        self.bar.finish_and_clear();
+        self.failure.map_or(Ok(()), Err)
     }
 }
 
@@ -118,19 +75,38 @@ impl Observer for Printer {
         }
     }
 
-    fn progressed(&mut self, so_far: &VerifySummary) {
-        let done = so_far.rows + so_far.counts;
-        self.bar.set_length(self.steps.max(done));
+    fn progressed(&mut self, so_far: &Progress) {
+        let done = so_far.summary.looks();
+        self.bar.set_length(self.looks.max(done));
         self.bar.set_position(done);
+        if self.bar.is_hidden() && self.last_line.elapsed() < PLAIN_PROGRESS_EVERY {
+            return;
+        }
+        let summary = &so_far.summary;
         let text = format!(
-            "{} rows and {} objects compared, {} hashed, {} problems",
-            so_far.rows, so_far.objects, so_far.hashed, so_far.problems
+            "{}: {} rows and {} objects compared, {} hashed, {} counted, {} problems",
+            stage(&so_far.cursor),
+            summary.rows,
+            summary.objects,
+            summary.hashed,
+            summary.counts,
+            summary.problems
         );
-        if self.bar.is_hidden() && self.last_line.elapsed() >= PLAIN_PROGRESS_EVERY {
+        if self.bar.is_hidden() {
             self.last_line = Instant::now();
-            output::complain(&format!("verify: {text}"));
+            let percent = (done.saturating_mul(100) / self.looks.max(done).max(1)).min(100);
+            output::complain(&format!("verify: {percent}% {text}"));
         }
         self.bar.set_message(text);
+    }
+}
+
+fn stage(cursor: &Cursor) -> &'static str {
+    match cursor {
+        Cursor::Objects { .. } => "objects",
+        Cursor::Bytes { .. } => "bytes",
+        Cursor::Counts { .. } => "counts",
+        Cursor::Done => "done",
     }
 }
 
@@ -171,16 +147,18 @@ fn described(finding: &Finding) -> String {
             format!("stray object: {key} ({size} bytes) has no row")
         }
         Finding::TooManyStrays { strays, limit } => format!(
-            "too many strays: {strays} in one page, more than {limit}: no more strays are deleted; is \
-             this the right database?"
+            "too many strays: {strays} in one page, more than {limit}: strays are left alone from \
+             here on; is this the right database?"
         ),
         Finding::WrongCount {
             original_id,
+            state,
             reference_count,
             live_images,
             ..
         } => format!(
-            "wrong count: original {original_id} says {reference_count}, {live_images} images point at it"
+            "wrong count: the {} original {original_id} says {reference_count}, {live_images} images point at it",
+            word_of(*state)
         ),
         Finding::Unreadable { key, error } => format!("unreadable: {key}: {error}"),
     };
@@ -190,7 +168,8 @@ fn described(finding: &Finding) -> String {
     }
 }
 
-fn conclusion(summary: &VerifySummary) -> String {
+/// The last line.
+pub(super) fn conclusion(summary: &VerifySummary, deep: Option<Sample>) -> String {
     let VerifySummary {
         rows,
         objects,
@@ -200,8 +179,14 @@ fn conclusion(summary: &VerifySummary) -> String {
         repaired,
         ..
     } = summary;
+    let sample = match deep {
+        Some(Sample { share, seed }) if share != crate::verify::Share::ALL => {
+            format!(" (a sample of {share}, seed {seed})")
+        }
+        _ => String::new(),
+    };
     let looked = format!(
-        "{rows} rows against {objects} objects, {counts} counts against images, {hashed} objects hashed"
+        "{rows} rows against {objects} objects, {counts} counts against images, {hashed} objects hashed{sample}"
     );
     match problems {
         0 => format!("ok: {looked}"),
