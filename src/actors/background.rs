@@ -189,11 +189,13 @@ mod tests {
 
     use super::*;
 
-    struct Counting(Arc<AtomicUsize>);
+    /// Rounds that ended, and rounds that began.
+    struct Counting(Arc<AtomicUsize>, Arc<AtomicUsize>);
 
     #[async_trait]
     impl Work for Counting {
         async fn round(&self) -> Round {
+            self.1.fetch_add(1, SeqCst);
             tokio::time::sleep(Duration::from_millis(20)).await;
             self.0.fetch_add(1, SeqCst);
             Round::Done
@@ -203,7 +205,8 @@ mod tests {
     #[actix::test]
     async fn many_nudges_are_one_round() {
         let rounds = Arc::new(AtomicUsize::new(0));
-        let reaper = Background::new(Counting(rounds.clone()), Duration::from_secs(60)).start();
+        let work = Counting(rounds.clone(), Arc::default());
+        let reaper = Background::new(work, Duration::from_secs(60)).start();
         tokio::time::sleep(FIRST_ROUND + Duration::from_millis(150)).await;
         assert_eq!(rounds.load(SeqCst), 1);
         for _ in 0..50 {
@@ -249,8 +252,12 @@ mod tests {
     #[actix::test]
     async fn draining_waits_for_the_round_that_is_running() {
         let rounds = Arc::new(AtomicUsize::new(0));
-        let reaper = Background::new(Counting(rounds.clone()), Duration::from_millis(1)).start();
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        let begun = Arc::new(AtomicUsize::new(0));
+        let work = Counting(rounds.clone(), begun.clone());
+        let reaper = Background::new(work, Duration::from_millis(1)).start();
+        while begun.load(SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         reaper.send(Drain).await.unwrap();
         let finished = rounds.load(SeqCst);
         assert!(finished >= 1);

@@ -11,12 +11,12 @@
 //! and gone on with by another process. A step that is broken off is as if it had not begun: the next
 //! one repeats it.
 
-mod bytes;
 mod counts;
 mod merge;
 mod objects;
 mod pace;
 mod progress;
+mod reading;
 mod report;
 mod run;
 mod sample;

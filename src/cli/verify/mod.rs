@@ -99,13 +99,14 @@ pub(super) async fn run(arguments: Arguments, config: &Config) -> Result<Outcome
 
 /// Says how it ended; where it was interrupted, how to go on.
 fn conclude(ended: Ended, deep: Option<Sample>, json: bool) -> Result<Outcome, CliError> {
-    let summary = match &ended {
-        Ended::Complete(summary) | Ended::Interrupted(summary) => summary,
+    let (summary, is_complete) = match &ended {
+        Ended::Complete(summary) => (summary, true),
+        Ended::Interrupted(summary) => (summary, false),
     };
     if !json {
-        output::say(&conclusion(summary, deep))?;
+        output::say(&conclusion(summary, is_complete, deep))?;
     }
-    if let Ended::Interrupted(_) = ended {
+    if !is_complete {
         output::complain("interrupted: the same command with --resume goes on from here");
         return Ok(Outcome::Found);
     }

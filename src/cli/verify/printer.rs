@@ -169,7 +169,11 @@ fn described(finding: &Finding) -> String {
 }
 
 /// The last line.
-pub(super) fn conclusion(summary: &VerifySummary, deep: Option<Sample>) -> String {
+pub(super) fn conclusion(
+    summary: &VerifySummary,
+    is_complete: bool,
+    deep: Option<Sample>,
+) -> String {
     let VerifySummary {
         rows,
         objects,
@@ -188,8 +192,9 @@ pub(super) fn conclusion(summary: &VerifySummary, deep: Option<Sample>) -> Strin
     let looked = format!(
         "{rows} rows against {objects} objects, {counts} counts against images, {hashed} objects hashed{sample}"
     );
-    match problems {
-        0 => format!("ok: {looked}"),
+    match (problems, is_complete) {
+        (0, true) => format!("ok: {looked}"),
+        (0, false) => format!("nothing wrong so far: {looked}"),
         _ => format!("problems: {problems}, of them repaired: {repaired}; {looked}"),
     }
 }

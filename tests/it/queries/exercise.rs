@@ -8,6 +8,8 @@ use hapax::ledger::batch::{
 };
 use hapax::ledger::keys::NewKey;
 use hapax::ledger::pending::NewGeneration;
+use hapax::ledger::verify::StrayObject;
+use hapax::ledger::verify::passes::PassKind;
 use hapax::ledger::{Ledger, ListCursor};
 use hapax::upload::{ContentRef, TenantId};
 use sea_orm::{ConnectionTrait, DatabaseConnection};
@@ -292,15 +294,33 @@ impl Caller<'_> {
         );
         log.calling("count_originals");
         ledger.count_originals().await.expect("counted");
-        log.calling("counted_originals");
-        let page = ledger.counted_originals(None, 100).await.expect("counted");
-        let after = Some(page[0].id);
-        ledger.counted_originals(after, 100).await.expect("counted");
-        log.calling("counted_original");
-        ledger.counted_original(first.id).await.expect("counted");
+        log.calling("next_count_slice");
+        let slice = ledger.next_count_slice(None, 100, 1000).await;
+        let after = Some(slice.expect("read").expect("there are rows").through);
+        let slice = ledger.next_count_slice(after, 100, 1000).await;
+        let through = slice.expect("read").expect("there are rows").through;
+        log.calling("miscounted_originals");
+        for from in [None, after] {
+            let wrong = ledger.miscounted_originals(from, through).await;
+            wrong.expect("counted");
+        }
         self.miscount(&first.s3_key, 9).await;
         log.calling("recount_original");
-        ledger.recount_original(first.id).await.expect("recounted");
+        let recounted = ledger.recount_original(first.id, true).await;
+        assert!(
+            recounted
+                .expect("recounted")
+                .is_some_and(|was| was.repaired)
+        );
+        log.calling("condemn_strays");
+        let stray = StrayObject {
+            s3_key: "no row's".to_owned(),
+            content_hash: first.content_hash,
+            file_size: 1,
+        };
+        let condemned = ledger.condemn_strays(&[stray], DAY).await;
+        assert_eq!(condemned.expect("condemned").len(), 1);
+        self.passes().await;
         log.calling("clear_damage");
         ledger
             .clear_damage(first.id, &first.s3_key)
@@ -315,6 +335,27 @@ impl Caller<'_> {
         }
         log.calling("check_usage");
         assert_eq!(ledger.check_usage().await.expect("checked"), []);
+    }
+
+    async fn passes(&mut self) {
+        let (ledger, log) = (self.ledger, self.log);
+        log.calling("take_command_pass");
+        let taken = ledger.take_command_pass().await.expect("taken");
+        log.calling("take_background_pass");
+        for _ in 0..2 {
+            let pass = ledger.take_background_pass(DAY, DAY).await;
+            pass.expect("asked");
+        }
+        log.calling("keep_pass");
+        let progress = serde_json::json!({});
+        let kept = ledger.keep_pass(&taken, &progress, DAY).await;
+        assert!(kept.expect("kept"));
+        log.calling("complete_pass");
+        let completed = ledger.complete_pass(&taken, &progress).await;
+        assert!(completed.expect("completed"));
+        log.calling("pass_state");
+        let state = ledger.pass_state(PassKind::Command).await;
+        assert!(state.expect("read").completed.is_some());
     }
 
     async fn keys_and_store(&mut self) {

@@ -5,7 +5,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 use super::Asked;
 
 /// Functions whose task is a pass over everything, and why that is right.
-const WHOLE_PASSES: [(&str, &str); 3] = [
+const WHOLE_PASSES: [(&str, &str); 4] = [
     (
         "check_usage",
         "compares the counters with what they count: all of it, once, for `hapax verify`",
@@ -15,8 +15,12 @@ const WHOLE_PASSES: [(&str, &str); 3] = [
         "the length of the progress bar of `hapax verify`, which reads every row afterwards",
     ),
     (
-        "counted_originals",
+        "next_count_slice",
         "a page of `hapax verify`, which goes through all rows in the order of an index",
+    ),
+    (
+        "miscounted_originals",
+        "the counts of such a page: its rows by the index, and the images of each by theirs",
     ),
 ];
 
