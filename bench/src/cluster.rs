@@ -33,7 +33,9 @@ impl Cluster {
 
     /// How many bytes a database takes.
     pub(crate) fn size(&self, name: &str) -> Result<u64> {
-        let rows = self.0.query(&format!("SELECT pg_database_size('{name}')"))?;
+        let rows = self
+            .0
+            .query(&format!("SELECT pg_database_size('{name}')"))?;
         rows.trim().parse().context("no such database")
     }
 

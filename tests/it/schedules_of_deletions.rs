@@ -26,6 +26,7 @@ cases! {
         nothing_is_open_while_the_store_works,
     ],
     postgres_s3: [
+        double_delete_of_the_last_reference,
         a_locked_row_keeps_nobody_waiting,
         a_clock_that_is_wrong_condemns_nothing,
     ],
@@ -98,6 +99,29 @@ async fn seed_double_delete(ctx: &mut Context) {
     let original = nodes[1].original(&sha256_hex(&bytes)).await;
     assert_eq!(original.expect(200).json()["reference_count"], 1);
     assert_eq!(nodes[1].content(&kept).await.expect(200).body, bytes);
+}
+
+/// As above, and nothing else points at the original: under the lock the second deletion finds the
+/// count at 0. What is old is its look at the image, not the count: nobody is told of a mismatch.
+async fn double_delete_of_the_last_reference(ctx: &mut Context) {
+    ctx.set_grace(Duration::from_secs(3600));
+    let seams = ctx.seams();
+    let nodes = two_nodes(ctx).await;
+    let id = nodes[0].upload_id(distinct_bytes(3000)).await;
+    let look = Filter::new(is_locking_look).of(ctx.servers()[1].pid());
+    let looked = seams.hold(look, Times::Next(1));
+    let second = deleting(&nodes[1], &id);
+    looked.reached(1).await;
+    let first = within(nodes[0].delete(&id)).await.expect(200).json();
+    assert_eq!(first["already_deleted"], false);
+    looked.release();
+    let second = second.await.expect("it is answered").expect(200).json();
+    assert_eq!(second["already_deleted"], true);
+    let metrics = nodes[1].get("/metrics").await.expect(200).text_whole();
+    assert!(
+        metrics.contains("hapax_refcount_mismatches_total 0"),
+        "{metrics}"
+    );
 }
 
 /// Soft-deleted images do not keep the original's row from going after its bytes.

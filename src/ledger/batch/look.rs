@@ -7,13 +7,13 @@ use entity::original_images::OriginalState;
 use entity::{ContentDigest, ImageId, OriginalId, images, original_images, webhook_events};
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryFilter,
-    QueryOrder, QuerySelect,
+    ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, EntityTrait, PaginatorTrait,
+    QueryFilter, QueryOrder, QuerySelect,
 };
 
 use super::{Operation, Run, padded};
-use crate::ledger::clock;
 use crate::ledger::literal::state_is;
+use crate::ledger::{LedgerError, clock};
 use crate::seams::Transaction;
 #[cfg(feature = "seams")]
 use crate::seams::broken;
@@ -256,6 +256,29 @@ fn by_id(rows: Vec<original_images::Model>) -> HashMap<OriginalId, original_imag
     rows.into_iter()
         .map(|original| (original.id, original))
         .collect()
+}
+
+/// Whether the count of a locked original is wrong, or only the look at its images old: they were read
+/// before the lock, and another node deleted some of them in between. Under the lock the images that
+/// point at the original no longer change.
+pub(super) async fn why_below_zero(
+    transaction: &Transaction,
+    id: OriginalId,
+) -> Result<LedgerError, DbErr> {
+    let original = original_images::Entity::find_by_id(id)
+        .one(transaction)
+        .await?;
+    let images = images::Entity::find()
+        .filter(images::Column::OriginalImageId.eq(id))
+        .count(transaction)
+        .await?;
+    let counted = original.map_or(0, |row| row.reference_count);
+    Ok(match i64::try_from(images) {
+        Ok(images) if images == counted => LedgerError::Contended,
+        _ => LedgerError::Inconsistent(format!(
+            "original {id} counts {counted} images and has {images}"
+        )),
+    })
 }
 
 async fn read_held(

@@ -22,6 +22,7 @@ pub use operation::{
 
 use super::{Ledger, LedgerError};
 use crate::seams::{Point, Rule, Transaction, enforced, reach};
+use plan::Refusal;
 
 /// How often a batch may have been run before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +50,13 @@ impl Ledger {
         let mut transaction = self.begin().await?;
         let seen = look::look(&transaction, self.backend, operations, run).await?;
         reach(Point::BatchLooked, || operations.len()).await;
-        let mut plan = plan::plan(operations, seen, grace_period)?;
+        let mut plan = match plan::plan(operations, seen, grace_period) {
+            Ok(plan) => plan,
+            Err(Refusal::Changed) => return Err(LedgerError::Contended),
+            Err(Refusal::BelowZero(original)) => {
+                return Err(look::why_below_zero(&transaction, original).await?);
+            }
+        };
         write::write_originals(&transaction, self.backend, &plan).await?;
         if !enforced(Rule::CountWithImage) {
             transaction = self.next_after(transaction).await?;

@@ -11,7 +11,6 @@ use entity::{ContentDigest, ImageId, LeaseToken, OriginalId, images};
 
 use super::look::Seen;
 use super::operation::{AcquireReference, CommitUpload, ContentClaim, Operation, Outcome};
-use crate::ledger::LedgerError;
 use crate::ledger::pending::NewGeneration;
 use crate::ledger::usage::UsageChanges;
 use crate::seams::{Rule, enforced};
@@ -53,16 +52,25 @@ pub(super) struct Heal {
     pub(super) sound_key: String,
 }
 
+/// Why what was seen cannot be planned on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// An original changed between the look at an image and the original's lock.
+    Changed,
+    /// The count of this original would fall below 0: images were deleted between the look at them
+    /// and the original's lock, or the count is wrong.
+    BelowZero(OriginalId),
+}
+
 /// Plans the operations in their order, each on what the earlier ones leave behind.
 ///
 /// # Errors
-/// [`LedgerError::Contended`] when an original changed between the look and its lock,
-/// [`LedgerError::Inconsistent`] when a count would fall below 0.
+/// See [`Refusal`].
 pub(super) fn plan(
     operations: &[Operation],
     seen: Seen,
     grace_period: Duration,
-) -> Result<Plan, LedgerError> {
+) -> Result<Plan, Refusal> {
     let mut planner = Planner::new(seen, grace_period);
     for operation in operations {
         let outcome = match operation {

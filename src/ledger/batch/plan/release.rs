@@ -4,13 +4,12 @@ use chrono::{DateTime, Utc};
 use entity::original_images::OriginalState;
 use entity::{ImageId, OriginalId};
 
-use super::Planner;
-use crate::ledger::LedgerError;
+use super::{Planner, Refusal};
 use crate::ledger::batch::operation::{Outcome, ReleaseImages};
 use crate::upload::{DeleteOutcome, OriginalFate, ReleasedImage, ReleasedOriginal, TenantId};
 
 impl Planner {
-    pub(super) fn release(&mut self, release: &ReleaseImages) -> Result<Outcome, LedgerError> {
+    pub(super) fn release(&mut self, release: &ReleaseImages) -> Result<Outcome, Refusal> {
         let delivery = release
             .event_id
             .as_ref()
@@ -46,11 +45,7 @@ impl Planner {
         })
     }
 
-    fn release_one(
-        &mut self,
-        tenant: &TenantId,
-        id: ImageId,
-    ) -> Result<ReleasedImage, LedgerError> {
+    fn release_one(&mut self, tenant: &TenantId, id: ImageId) -> Result<ReleasedImage, Refusal> {
         let now = self.plan.now;
         let Some(image) = self
             .seen
@@ -91,7 +86,7 @@ impl Planner {
         })
     }
 
-    fn decrement(&mut self, original: OriginalId) -> Result<(), LedgerError> {
+    fn decrement(&mut self, original: OriginalId) -> Result<(), Refusal> {
         let Some(row) = self
             .seen
             .originals
@@ -99,13 +94,11 @@ impl Planner {
             .filter(|row| row.state == OriginalState::Stored)
         else {
             // The image was read before the lock: it was deleted, and its original reaped, meanwhile.
-            return Err(LedgerError::Contended);
+            return Err(Refusal::Changed);
         };
         row.reference_count -= 1;
         if row.reference_count < 0 {
-            return Err(LedgerError::Inconsistent(format!(
-                "original {original} has more images than its reference count says"
-            )));
+            return Err(Refusal::BelowZero(original));
         }
         *self.plan.deltas.entry(original).or_default() -= 1;
         let count = row.reference_count;

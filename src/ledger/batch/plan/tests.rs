@@ -289,7 +289,8 @@ fn a_count_never_falls_below_zero() {
         seen(rows, vec![live_image(1, 7)]),
         GRACE,
     );
-    assert!(matches!(refused, Err(LedgerError::Inconsistent(_))));
+    let original = OriginalId(Uuid::from_u128(7));
+    assert_eq!(refused.err(), Some(Refusal::BelowZero(original)));
 }
 
 #[test]
