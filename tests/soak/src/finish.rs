@@ -70,6 +70,9 @@ pub(crate) async fn judge(
         ..Judged::default()
     };
     report(world, check_state(&state));
+    for text in outside.never().await? {
+        world.findings.add(Kind::Miscounted, text);
+    }
     let before = world.journal.snapshot();
     for (row, invoked) in found_out(&state, &before) {
         world.journal.found_out(row.id, invoked);

@@ -13,7 +13,8 @@ use crate::audit::{ImageRow, OriginalRow, State};
 use crate::servers::{BUCKET, PREFIX, S3_ACCESS_KEY, S3_SECRET_KEY};
 
 /// What no committed snapshot may hold, in one statement and so of one snapshot: wrong counts, a
-/// content stored twice, live images without a stored original (I4, I5).
+/// content stored twice, live images without a stored original (I4, I5), usage counters that are
+/// not the sums of what they count.
 const NEVER: &str = "
     SELECT 'original ' || o.id || ' (' || o.state || ') counts ' || o.reference_count
            || ' and has ' || count(i.id) AS wrong
@@ -26,7 +27,22 @@ const NEVER: &str = "
     UNION ALL
     SELECT 'image ' || i.id || ' points at a row that is ' || coalesce(o.state, 'gone')
       FROM images i LEFT JOIN original_images o ON o.id = i.original_image_id
-     WHERE i.deleted_at IS NULL AND o.state IS DISTINCT FROM 'stored'";
+     WHERE i.deleted_at IS NULL AND o.state IS DISTINCT FROM 'stored'
+    UNION ALL
+    SELECT 'usage of ' || owner || ' is off by ' || concat_ws(', ', sum(images),
+           sum(logical_bytes), sum(originals), sum(stored_bytes), sum(orphaned))
+      FROM (SELECT owner, images, logical_bytes, originals, stored_bytes, orphaned
+              FROM usage_counters
+            UNION ALL
+            SELECT tenant, -count(*), -sum(file_size), 0, 0, 0
+              FROM images WHERE deleted_at IS NULL GROUP BY tenant
+            UNION ALL
+            SELECT scope, 0, 0, -count(*), -sum(file_size),
+                   -count(*) FILTER (WHERE reference_count = 0)
+              FROM original_images WHERE state = 'stored' GROUP BY scope) AS beside
+     GROUP BY owner
+    HAVING sum(images) <> 0 OR sum(logical_bytes) <> 0 OR sum(originals) <> 0
+           OR sum(stored_bytes) <> 0 OR sum(orphaned) <> 0";
 
 /// Open work: what the reapers still have to do.
 const OPEN: &str = "
