@@ -7,6 +7,7 @@
 //! histories are run, `PROPTEST_RNG_SEED` which; the same seed draws the same histories. Seeds of
 //! failures are kept in `tests/it/histories/regressions.txt` and run first.
 
+mod calls;
 mod compare;
 mod model;
 mod pausing;

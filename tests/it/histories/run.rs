@@ -6,9 +6,10 @@ use entity::original_images::OriginalState;
 use entity::{ImageId, OriginalId, images};
 use futures::TryStreamExt;
 use futures::future::{Either, LocalBoxFuture, select};
-use hapax::service::{NewReference, ReadError};
-use hapax::upload::{ContentRef, DeleteOutcome, Disposition, StoredImage, TenantId, UploadError};
+use hapax::service::ReadError;
+use hapax::upload::{DeleteOutcome, Disposition, StoredImage, TenantId, UploadError};
 
+use super::calls::{Answer, Ask};
 use super::model::{Deleted, Expected, Image, Model, Named, receipt};
 use super::pausing::Stop;
 use super::step::{Call, Harm, History, Moment, Step};
@@ -17,35 +18,6 @@ use crate::harness::{Backend, sha256_hex};
 
 /// What is wrong, where.
 pub(super) type Verdict = Result<(), String>;
-
-/// A call with its picks resolved to what they name.
-#[derive(Debug, Clone)]
-enum Ask {
-    Upload(Vec<usize>, Option<u8>),
-    Refer(Named, Option<u8>),
-    Delete(Vec<ImageId>),
-    Webhook(u8, Vec<ImageId>),
-}
-
-/// What the server said.
-#[derive(Debug)]
-enum Answer {
-    Images {
-        images: Vec<StoredImage>,
-        replayed: bool,
-    },
-    Refused(UploadError),
-    Deleted(Vec<Deleted>),
-    Receipt {
-        result: serde_json::Value,
-        replayed: bool,
-    },
-    /// It may have happened or not, which nothing here is a reason for.
-    Unknown {
-        #[expect(dead_code, reason = "it is shown when it was not expected")]
-        why: String,
-    },
-}
 
 /// Runs a history to its end and compares everything; what is wrong, or nothing.
 pub(super) async fn run(history: &History, backend: Backend) -> Verdict {
@@ -87,7 +59,7 @@ impl Run {
             match step {
                 Step::Call(call) => {
                     let ask = self.resolve(call);
-                    let answer = self.send(&ask).await;
+                    let answer = self.world.send(&ask).await;
                     self.settle(&ask, answer)
                 }
                 Step::Truncated { files } => {
@@ -143,74 +115,6 @@ impl Run {
             }
             Call::Delete { images } => Ask::Delete(pick_all(images)),
             Call::Webhook { event, images } => Ask::Webhook(*event, pick_all(images)),
-        }
-    }
-
-    /// Sends a call. The future borrows nothing: the server may be taken away under it.
-    fn send(&self, ask: &Ask) -> impl Future<Output = Answer> + use<> {
-        let (service, ask) = (self.world.service(), ask.clone());
-        let contents = self.world.contents.clone();
-        let files = match &ask {
-            Ask::Upload(files, _) => self.world.files(files),
-            _ => Vec::new(),
-        };
-        let tenant = TenantId::default();
-        let event_id = match ask {
-            Ask::Webhook(event, _) => self.world.event_id(event),
-            _ => String::new(),
-        };
-        async move {
-            match ask {
-                Ask::Upload(_, key) => match World::upload(service, files, key, true).await {
-                    Ok(stored) => Answer::Images {
-                        images: stored.images,
-                        replayed: stored.replayed,
-                    },
-                    Err(error) => refused(error),
-                },
-                Ask::Refer(named, key) => {
-                    let reference = NewReference {
-                        tenant,
-                        content: match named {
-                            Named::Content(content) => ContentRef::Digest(contents[content].1),
-                            Named::Original(original) => ContentRef::Original(original),
-                        },
-                        filename: Some("0".to_owned()),
-                        metadata: None,
-                        idempotency_key: key.map(|key| format!("key-{key}")),
-                    };
-                    match service.reference(reference).await {
-                        Ok(image) => Answer::Images {
-                            images: vec![image],
-                            replayed: false,
-                        },
-                        Err(error) => refused(error),
-                    }
-                }
-                Ask::Delete(ids) => match service.release(&tenant, ids).await {
-                    Ok(released) => Answer::Deleted(
-                        released
-                            .into_iter()
-                            .map(|image| {
-                                let left = image.original.map(|row| row.reference_count);
-                                (image.id, image.outcome, left)
-                            })
-                            .collect(),
-                    ),
-                    Err(error) => Answer::Unknown {
-                        why: error.to_string(),
-                    },
-                },
-                Ask::Webhook(_, ids) => match service.release_once(&tenant, &event_id, ids).await {
-                    Ok(receipt) => Answer::Receipt {
-                        result: receipt.result,
-                        replayed: receipt.replayed,
-                    },
-                    Err(error) => Answer::Unknown {
-                        why: error.to_string(),
-                    },
-                },
-            }
         }
     }
 
@@ -406,7 +310,8 @@ impl Run {
             }
         };
         // The client outlives the server: it never takes its call back.
-        let (answer, waiting) = match select(Box::pin(self.send(&ask)), Box::pin(dies)).await {
+        let (answer, waiting) = match select(Box::pin(self.world.send(&ask)), Box::pin(dies)).await
+        {
             Either::Left((answer, _)) => (Some(answer), None),
             Either::Right(((), waiting)) => (None, Some(waiting)),
         };
@@ -488,7 +393,7 @@ impl Run {
         let ask = Ask::Upload(files.to_vec(), key);
         let stop = if landed { Stop::After } else { Stop::Before };
         let held = self.world.pauses.arm(stop);
-        let sent = actix_rt::spawn(self.send(&ask));
+        let sent = actix_rt::spawn(self.world.send(&ask));
         let mut held = Some(held);
         let answered = {
             let reached = &mut held.as_mut().expect("just made").reached;
@@ -524,12 +429,5 @@ impl Run {
                 .map_err(|wrong| format!("{step:?}: {wrong}"))?;
         }
         Ok(())
-    }
-}
-
-fn refused(error: UploadError) -> Answer {
-    match error {
-        UploadError::Unavailable { what } => Answer::Unknown { why: what },
-        other => Answer::Refused(other),
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use entity::{ContentDigest, ImageId, OriginalId};
 use hapax::actors::blob::BlobActor;
-use hapax::app::Instance;
+use hapax::app::{AppError, Instance};
 use hapax::config::Config;
 use hapax::ledger::Ledger;
 use hapax::reap::{CleanupReport, cleanup};
@@ -99,12 +99,25 @@ impl World {
         self.instance.as_ref().expect("it runs").service()
     }
 
+    /// Another history's command that is just being started holds copies of this process's open
+    /// files for a moment, and with them the dead server's lock.
     async fn start(&mut self) {
-        let pauses = Arc::clone(&self.pauses);
-        let started = Instance::start_with(&self.config, |inner| {
-            Arc::new(PausingStore { inner, pauses })
-        });
-        self.instance = Some(started.await.expect("it starts"));
+        let deadline = Instant::now() + AFTERMATH;
+        loop {
+            let pauses = Arc::clone(&self.pauses);
+            let started = Instance::start_with(&self.config, |inner| {
+                Arc::new(PausingStore { inner, pauses })
+            });
+            match started.await {
+                Err(AppError::AlreadyServing { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                started => {
+                    self.instance = Some(started.expect("it starts"));
+                    return;
+                }
+            }
+        }
     }
 
     /// The process dies, and its clients see that; another one takes its place.

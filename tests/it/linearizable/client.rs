@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use entity::images;
+use futures::StreamExt;
 use reqwest::{Method, RequestBuilder};
 use serde_json::json;
 
@@ -295,17 +296,18 @@ impl Clients {
             let images = self.images.lock().expect("not poisoned");
             images.keys().copied().collect()
         };
-        let mut dice = Dice::new(0);
-        for slot in slots {
-            let api = self.node(&mut dice);
+        let looks = futures::stream::iter(slots).map(|slot| async move {
+            let api = self.node(&mut Dice::new(slot.into()));
             if self.id(slot).is_none() {
                 let content = (slot % Slot::from(CONTENTS)) as u8;
                 self.put(&api, slot, Call::Upload(content)).await;
             }
             assert!(self.read(&api, slot).await, "every server runs");
-        }
+        });
+        looks.buffer_unordered(8).collect::<()>().await;
         for content in 0..CONTENTS {
-            self.count(&self.node(&mut dice), content).await;
+            self.count(&self.node(&mut Dice::new(content.into())), content)
+                .await;
         }
     }
 
