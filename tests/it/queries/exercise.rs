@@ -337,7 +337,7 @@ impl Caller<'_> {
         assert_eq!(ledger.check_usage().await.expect("checked"), []);
     }
 
-    async fn passes(&mut self) {
+    async fn passes(&self) {
         let (ledger, log) = (self.ledger, self.log);
         log.calling("take_command_pass");
         let taken = ledger.take_command_pass().await.expect("taken");
