@@ -4,6 +4,9 @@ use std::fmt;
 
 use entity::{ContentDigest, OriginalId};
 
+/// What the name of a probe's object begins with.
+const PROBE: &str = "probe-";
+
 /// Where one generation of a content lives: `{prefix}/{hh}/{sha256 hex}/{generation id}`, without
 /// the first part where there is no prefix. `hh` is the digest's first byte: it spreads a local tree
 /// over 256 directories.
@@ -27,7 +30,12 @@ impl StorageKey {
 
     /// An object that the start-up probe writes and deletes.
     pub fn probe(prefix: &str, nonce: uuid::Uuid) -> Self {
-        Self::under(prefix, &format!("{RESERVED}/probe-{nonce}"))
+        Self::under(prefix, &format!("{RESERVED}/{PROBE}{nonce}"))
+    }
+
+    /// What the keys of all probes begin with.
+    pub fn probes(prefix: &str) -> Self {
+        Self::under(prefix, &format!("{RESERVED}/{PROBE}"))
     }
 
     /// Whether `key` has the shape of an original's key. Everything else in the bucket is somebody

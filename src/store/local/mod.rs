@@ -318,21 +318,27 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_in_the_middle_of_a_copy_is_tidied_up_a_day_later() {
+    fn a_crash_in_the_middle_of_a_copy_or_a_probe_is_tidied_up_a_day_later() {
         let (dir, _store) = store();
         let root = dir.path().join("objects");
         let spool = LocalStore::spool_dir(&root);
+        let probe = spool.with_file_name("probe-old");
+        fs::write(&probe, b"left").expect("written");
         for name in ["put-old", "put-new", "somebody-elses"] {
             fs::write(spool.join(name), b"half").expect("written");
         }
         let long_ago = std::time::SystemTime::now() - Duration::from_secs(2 * 24 * 60 * 60);
-        for name in ["put-old", "somebody-elses"] {
-            let file = fs::File::options().write(true).open(spool.join(name));
+        for path in [
+            spool.join("put-old"),
+            spool.join("somebody-elses"),
+            probe.clone(),
+        ] {
+            let file = fs::File::options().write(true).open(path);
             file.expect("open").set_modified(long_ago).expect("set");
         }
         LocalStore::open(&root).expect("opened again");
         let there = |name: &str| spool.join(name).exists();
-        assert!(!there("put-old"));
+        assert!(!there("put-old") && !probe.exists());
         assert!(there("put-new") && there("somebody-elses"));
     }
 

@@ -17,7 +17,10 @@ use crate::store::{StorageKey, StoreError, StoreErrorKind};
 /// Beside the digests' directories: what is Hapax's own and no original.
 const RESERVED: &str = ".hapax";
 
-/// A named temporary file older than this was left by a crash: no copy takes a day.
+/// What the name of a probe's file begins with.
+const PROBE: &str = "probe-";
+
+/// A named temporary file older than this was left by a crash: no copy and no probe takes a day.
 const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A folder of originals, `<hh>/<sha256>/<generation id>`.
@@ -55,7 +58,8 @@ impl Tree {
         let root = std::path::absolute(root)?;
         let spool = spool_dir(&root);
         durable::create_directories(&spool)?;
-        remove_abandoned(&spool)?;
+        remove_abandoned(&spool, durable::TEMPORARY_PREFIX)?;
+        remove_abandoned(&root.join(RESERVED), PROBE)?;
         Ok(Self {
             root,
             durable_shards: std::array::from_fn(|_| AtomicBool::new(false)),
@@ -237,7 +241,7 @@ impl Tree {
         use std::io::Write;
         let nonce = Uuid::new_v4();
         let spool = spool_dir(&self.root);
-        let target = self.root.join(RESERVED).join(format!("probe-{nonce}"));
+        let target = self.root.join(RESERVED).join(format!("{PROBE}{nonce}"));
         let mut file = tempfile::tempfile_in(&spool)?;
         file.write_all(nonce.as_bytes())?;
         file.sync_data()?;
@@ -277,13 +281,10 @@ fn remove(place: &Place, changed: &mut BTreeSet<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
-fn remove_abandoned(spool: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(spool)? {
+fn remove_abandoned(folder: &Path, prefix: &str) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        let ours = entry
-            .file_name()
-            .to_string_lossy()
-            .starts_with(durable::TEMPORARY_PREFIX);
+        let ours = entry.file_name().to_string_lossy().starts_with(prefix);
         let modified = entry.metadata().and_then(|metadata| metadata.modified());
         let old = modified.is_ok_and(|at| {
             SystemTime::now()

@@ -225,7 +225,37 @@ async fn a_probe_that_was_lied_to_leaves_nothing_either() {
         .collect();
     assert_eq!(
         methods,
-        [Method::PUT, Method::GET, Method::PUT, Method::POST]
+        [
+            Method::PUT,
+            Method::GET,
+            Method::PUT,
+            Method::POST,
+            Method::GET
+        ]
+    );
+}
+
+/// A process that is killed in the middle of its probe, and a PUT that lands after it was given up,
+/// leave an object that only a later start can delete.
+#[tokio::test]
+async fn what_earlier_probes_left_is_deleted() {
+    let (server, store) = serve("hapax").await;
+    let day_ago = chrono::Utc::now() - chrono::TimeDelta::days(1);
+    let seconds = u64::try_from(day_ago.timestamp()).expect("after 1970");
+    let day_ago = Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, 0));
+    let [old, new] = [day_ago, Uuid::now_v7()].map(|nonce| {
+        let key = StorageKey::probe("hapax", nonce);
+        key.to_string()
+    });
+    for key in [&old, &new, &"hapax/.hapax/probe-of-mine".to_owned()] {
+        let put = store.put_bytes(key, Bytes::from_static(b"left"));
+        put.await.expect("stored");
+    }
+    store.probe().await.expect("probed");
+    // The young one may be in somebody's hands.
+    assert_eq!(
+        server.objects(),
+        [new.as_str(), "hapax/.hapax/probe-of-mine"]
     );
 }
 
