@@ -42,7 +42,7 @@ pub(crate) struct ImageRow {
 pub(crate) struct State {
     pub(crate) originals: Vec<OriginalRow>,
     pub(crate) images: Vec<ImageRow>,
-    /// Lengths by key; without the store's id.
+    /// Lengths by key; without the servers' own.
     pub(crate) objects: BTreeMap<String, u64>,
     pub(crate) webhooks: HashSet<String>,
 }

@@ -24,6 +24,8 @@ use crate::proxy::Proxy;
 const QUIET_LIMIT: Duration = Duration::from_secs(45);
 /// A killed reaper's rows are left alone for two minutes, and rows whose deletion failed back off.
 const REST_LIMIT: Duration = Duration::from_secs(480);
+/// Twenty times `storage.s3.operation_timeout`, and some.
+const PROBES_LIMIT: Duration = Duration::from_secs(90);
 const VERIFY_LIMIT: Duration = Duration::from_secs(600);
 const READ_PATIENCE: Duration = Duration::from_secs(20);
 const READ_ATTEMPTS: usize = 4;
@@ -63,6 +65,7 @@ pub(crate) async fn judge(
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let state = rest(fleet, outside).await?;
+    probes(fleet, outside, world).await?;
     let mut judged = Judged {
         rest_seconds: began.elapsed().as_secs_f64(),
         originals: state.originals.len() as u64,
@@ -128,6 +131,25 @@ async fn rest(fleet: &mut Fleet, outside: &Outside) -> Result<State> {
             }
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Starts that were killed leave objects of their probes, which a later start deletes.
+async fn probes(fleet: &mut Fleet, outside: &Outside, world: &World) -> Result<()> {
+    let deadline = Instant::now() + PROBES_LIMIT;
+    loop {
+        fleet.restart_one().await?;
+        let left = outside.own_objects(fleet.s3_address()?).await?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            for key in left {
+                world.findings.add(Kind::Leaked, format!("object {key}"));
+            }
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
     }
 }
 

@@ -283,19 +283,31 @@ impl Fleet {
 
     /// SIGTERM to every server: each must end in order.
     pub(crate) async fn stop_servers(&mut self) -> Result<()> {
-        for server in &mut self.servers {
-            let Some((mut process, _)) = server.process.take() else {
-                continue;
-            };
-            process.signal("TERM")?;
-            let number = server.node.0;
-            let complaint = match process.wait(STOP_LIMIT).await? {
-                Some(end) if end.success() => continue,
-                Some(end) => format!("server {number} was stopped: {}", describe(end)),
-                None => format!("server {number} does not stop"),
-            };
-            self.findings.add(Kind::Wrong, complaint);
+        for index in 0..self.servers.len() {
+            self.stop(index).await?;
         }
+        Ok(())
+    }
+
+    /// Stops a server in order, and starts it again.
+    pub(crate) async fn restart_one(&mut self) -> Result<()> {
+        self.stop(0).await?;
+        self.all_up().await
+    }
+
+    async fn stop(&mut self, index: usize) -> Result<()> {
+        let server = &mut self.servers[index];
+        self.nodes.set_address(server.node, None);
+        let Some((mut process, _)) = server.process.take() else {
+            return Ok(());
+        };
+        process.signal("TERM")?;
+        let complaint = match process.wait(STOP_LIMIT).await? {
+            Some(end) if end.success() => return Ok(()),
+            Some(end) => format!("server {index} was stopped: {}", describe(end)),
+            None => format!("server {index} does not stop"),
+        };
+        self.findings.add(Kind::Wrong, complaint);
         Ok(())
     }
 }

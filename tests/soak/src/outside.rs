@@ -91,9 +91,18 @@ impl Outside {
         Ok(row.try_get("open")?)
     }
 
+    /// Objects of the servers' own but the store's id.
+    pub(crate) async fn own_objects(&self, s3: SocketAddr) -> Result<Vec<String>> {
+        let mut keys: Vec<String> = list(s3).await?.into_keys().collect();
+        let store_id = format!("{}store-id", own_folder());
+        keys.retain(|key| key.starts_with(&own_folder()) && *key != store_id);
+        Ok(keys)
+    }
+
     /// Everything; objects first, so that a row that is made meanwhile is no complaint.
     pub(crate) async fn state(&self, s3: SocketAddr) -> Result<State> {
-        let objects = list(s3).await?;
+        let mut objects = list(s3).await?;
+        objects.retain(|key, _| !key.starts_with(&own_folder()));
         let originals = sqlx::query(ORIGINALS).fetch_all(&self.database).await?;
         let images = sqlx::query(IMAGES).fetch_all(&self.database).await?;
         let webhooks = sqlx::query(WEBHOOKS).fetch_all(&self.database).await?;
@@ -107,6 +116,10 @@ impl Outside {
                 .collect::<Result<HashSet<_>>>()?,
         })
     }
+}
+
+fn own_folder() -> String {
+    format!("{PREFIX}/.hapax/")
 }
 
 fn original(row: &PgRow) -> Result<OriginalRow> {
@@ -139,7 +152,7 @@ fn image(row: &PgRow) -> Result<ImageRow> {
     })
 }
 
-/// Every object of the bucket but the store's id, past the proxy.
+/// Every object of the bucket, past the proxy.
 async fn list(s3: SocketAddr) -> Result<BTreeMap<String, u64>> {
     let credentials = Credentials::new(S3_ACCESS_KEY, S3_SECRET_KEY, None, None, "soak");
     let config = aws_sdk_s3::Config::builder()
@@ -163,6 +176,5 @@ async fn list(s3: SocketAddr) -> Result<BTreeMap<String, u64>> {
             found.insert(key, size as u64);
         }
     }
-    found.remove(&format!("{PREFIX}/.hapax/store-id"));
     Ok(found)
 }
