@@ -1,6 +1,6 @@
 //! The reapers' rounds, let through one by one: so that a scenario has the same calls at every run.
 
-use crate::harness::{Filter, Held, SeamControl, Times};
+use crate::harness::{Event, Filter, Held, SeamControl, Times};
 
 /// The background actors whose rounds belong to a scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,31 +13,38 @@ pub(super) enum Reaper {
 impl Reaper {
     const ALL: [Self; 3] = [Self::Leases, Self::Orphans, Self::Deletions];
 
-    fn rounds(self) -> Filter {
-        let work = match self {
+    fn work(self) -> &'static str {
+        match self {
             Self::Leases => "LeaseReaper",
             Self::Orphans => "OrphanReaper",
             Self::Deletions => "DeletionReaper",
-        };
-        Filter::point("RoundBegins").with(work)
+        }
+    }
+
+    fn rounds(self) -> Filter {
+        Filter::point("RoundBegins").with(self.work())
     }
 }
 
-/// Every reaper waits at the beginning of a round. The observer, which only reads, waits for ever.
+/// Every reaper waits at the beginning of a round. The other background actors, which touch no
+/// original, wait for ever: the observer and the reaper of old receipts.
 #[derive(Debug)]
 pub(super) struct Gates {
     held: [Held; 3],
-    _observer: Held,
+    _others: Held,
 }
 
 impl Gates {
     /// Holds each reaper at the beginning of its next round. Takes every other rule back.
     pub(super) fn close(seams: &SeamControl) -> Self {
         seams.clear_rules();
-        let observer = Filter::point("RoundBegins").with("Observer");
+        let others = Filter::new(|event: &Event| {
+            let is_reaper = |reaper: &Reaper| event.detail.contains(reaper.work());
+            event.name == "RoundBegins" && !Reaper::ALL.iter().any(is_reaper)
+        });
         Self {
             held: Reaper::ALL.map(|reaper| hold_next(seams, reaper)),
-            _observer: seams.hold(observer, Times::All),
+            _others: seams.hold(others, Times::All),
         }
     }
 
