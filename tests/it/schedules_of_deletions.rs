@@ -271,6 +271,7 @@ async fn grace_period_outlasts_the_reaper(ctx: &mut Context) {
     api.delete(&id).await.expect(200);
     // Two whole rounds of the reaper come after the deletion.
     let look = Filter::database("statement").with("\"zero_since\" <=");
+    let look = look.with("LIMIT");
     let third = seams.hold(look, Times::Nth(3));
     third.reached(1).await;
     third.release();
