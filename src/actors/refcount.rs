@@ -101,7 +101,7 @@ impl RefcountActor {
         let Some(Err(error)) = answers.first() else {
             return;
         };
-        if !error.is_unreachable() {
+        if !error.is_lasting() {
             return;
         }
         for (_, caller) in self.queue.drain(..) {
@@ -249,7 +249,7 @@ impl Committer {
                 LedgerError::Overloaded | LedgerError::Internal(_) => return Err(error),
             }
             // Whoever waited for a connection in vain has waited long enough.
-            if error.is_unreachable() || started.elapsed() + pause > RETRY_BUDGET {
+            if error.is_lasting() || started.elapsed() + pause > RETRY_BUDGET {
                 return match enforced(Rule::UnknownIsUnavailable) {
                     true => Err(error),
                     false => Err(LedgerError::Inconsistent(error.to_string())),

@@ -45,7 +45,6 @@ impl Reapers {
         blobs: &Addr<BlobActor>,
     ) -> Self {
         let arbiter = Arbiter::new();
-        let mut arbiters = Vec::new();
         let (interval, grace_period) = (config.cleanup.interval, config.cleanup.grace_period);
         let purger = Purger {
             ledger: ledger.clone(),
@@ -82,14 +81,12 @@ impl Reapers {
             ledger: ledger.clone(),
             grace_period,
         };
+        let scrubbing = Arbiter::new();
         let scrubber = config.verify.enabled.then(|| {
             let scrubber = Scrubber::new(config, ledger, store, identity);
             let look = scrubber.look_every();
             let background = Background::new(scrubber, look).unhurried();
-            let scrubbing = Arbiter::new();
-            let address = start_background(&scrubbing, background);
-            arbiters.push(scrubbing);
-            address
+            start_background(&scrubbing, background)
         });
         Self {
             leases: start(&arbiter, interval, leases),
@@ -99,7 +96,7 @@ impl Reapers {
             receipts: start(&arbiter, ReceiptReaper::INTERVAL, receipts),
             observer: start(&arbiter, Observer::INTERVAL, observer),
             scrubber,
-            arbiters,
+            arbiters: vec![arbiter, scrubbing],
         }
     }
 

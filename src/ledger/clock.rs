@@ -23,7 +23,7 @@ pub fn now(backend: DbBackend) -> Expr {
 ///
 /// # Errors
 /// The database did not answer.
-pub async fn read(
+pub(crate) async fn read(
     database: &impl ConnectionTrait,
     backend: DbBackend,
 ) -> Result<DateTime<Utc>, DbErr> {

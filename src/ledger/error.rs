@@ -53,9 +53,17 @@ impl From<DbErr> for LedgerError {
 }
 
 impl LedgerError {
-    /// Whether not even a connection could be had, for as long as one waits for one: nothing was sent.
-    pub fn is_unreachable(&self) -> bool {
-        matches!(self, Self::Unavailable(DbErr::ConnectionAcquire(_)))
+    /// Whether to ask again soon would be in vain: no connection could be had for as long as one waits
+    /// for one, or the disk below SQLite is full or fails.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::Unavailable(DbErr::ConnectionAcquire(_)) => true,
+            Self::Unavailable(error) => {
+                matches!(sqlx_error(error), Some(SqlxError::Database(refusal))
+                    if refusal.code().as_deref().is_some_and(is_broken_disk))
+            }
+            _ => false,
+        }
     }
 
     /// The same refusal for another caller; `None` where it says something of its own operation.
@@ -93,6 +101,14 @@ fn is_passing(code: &str) -> bool {
         .is_ok_and(|code| [5, 6, 7, 8, 9, 10, 13, 14, 15].contains(&(code & 0xff)))
 }
 
+/// SQLite's IOERR and FULL.
+fn is_broken_disk(code: &str) -> bool {
+    code.len() != 5
+        && code
+            .parse::<u32>()
+            .is_ok_and(|code| [10, 13].contains(&(code & 0xff)))
+}
+
 /// PostgreSQL: class 23. SQLite: CONSTRAINT, and MISMATCH of a `STRICT` table.
 fn is_constraint(code: &str) -> bool {
     if code.len() == 5 {
@@ -115,6 +131,16 @@ mod tests {
         }
         for other in ["23505", "42601", "22001", "1", "19", "2067"] {
             assert!(!is_passing(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_disk_that_is_full_stays_so_for_a_while() {
+        for lasting in ["13", "10", "778", "1034"] {
+            assert!(is_broken_disk(lasting), "{lasting}");
+        }
+        for passing in ["5", "261", "53100", "57P01"] {
+            assert!(!is_broken_disk(passing), "{passing}");
         }
     }
 

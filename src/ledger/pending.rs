@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use entity::original_images::{Column, Entity, OriginalState};
 use entity::{ContentDigest, LeaseToken, OriginalId};
+use sea_orm::ConnectionTrait;
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Query};
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter};
 
 use super::{Ledger, LedgerError, clock};
 use crate::seams::{Rule, enforced};
@@ -72,30 +72,6 @@ impl Ledger {
             .values_panic(row)
             .on_conflict(keep);
         self.writer.execute(&insert).await?;
-        Ok(())
-    }
-
-    /// Gives up a generation of which no byte was sent and none will be: nothing has to be waited for
-    /// before its row goes.
-    ///
-    /// # Errors
-    /// The database did not answer; the lease will expire.
-    pub async fn withdraw_generation(&self, generation: &NewGeneration) -> Result<(), LedgerError> {
-        let now = || clock::now(self.backend);
-        Entity::update_many()
-            .col_expr(Column::State, Expr::val(OriginalState::Deleting))
-            .col_expr(Column::PutDeadline, now())
-            .col_expr(Column::NextTry, now())
-            .col_expr(Column::UpdatedAt, now())
-            .col_expr(
-                Column::LastError,
-                Expr::val("another upload was writing the same content"),
-            )
-            .filter(Column::Id.eq(generation.id))
-            .filter(Column::LeaseToken.eq(generation.lease_token))
-            .filter(Column::State.eq(OriginalState::Pending))
-            .exec(&self.writer)
-            .await?;
         Ok(())
     }
 

@@ -27,9 +27,7 @@ impl ChunkList {
         if self.tail.len() + chunk.len() > TAIL_BYTES {
             self.seal();
         }
-        if self.tail.capacity() == 0 {
-            self.tail.reserve(TAIL_BYTES);
-        }
+        // It grows with what is in it: thousands of clients may be trickling single bytes.
         self.tail.extend_from_slice(&chunk);
     }
 

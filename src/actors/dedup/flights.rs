@@ -82,11 +82,14 @@ impl Interest {
             .sum()
     }
 
-    /// Whether somebody is writing one of the contents at this moment.
-    pub(super) fn is_led(&self) -> bool {
-        let table = self.flights.lock();
-        let mut entries = self.keys.iter().filter_map(|key| table.get(key));
-        entries.any(|entry| entry.leader.is_some())
+    /// Takes the lead over all of the contents, unless somebody leads one of them. Whoever has it may
+    /// announce what it is about to write before it knows that it must.
+    pub(super) fn lead_if_free(&self) -> Option<Lead> {
+        let mut table = self.flights.lock();
+        match leader_of(&table, &self.keys) {
+            Some(_) => None,
+            None => Some(self.take_lead(&mut table, self.keys.clone())),
+        }
     }
 
     /// Takes the lead over all of `missing`, or none: waiting while leading could deadlock.
@@ -95,22 +98,31 @@ impl Interest {
             return Turn::LookAgain;
         }
         let mut table = self.flights.lock();
-        for key in &missing {
-            if let Some(leader) = table.get(key).and_then(|entry| entry.leader.clone()) {
-                return Turn::Wait(leader);
-            }
+        match leader_of(&table, &missing) {
+            Some(leader) => Turn::Wait(leader),
+            None => Turn::Lead(self.take_lead(&mut table, missing)),
         }
+    }
+
+    fn take_lead(&self, table: &mut HashMap<ContentKey, Entry>, keys: Vec<ContentKey>) -> Lead {
         let (done, leader) = watch::channel(());
-        for key in &missing {
+        for key in &keys {
             table.entry(key.clone()).or_default().leader = Some(leader.clone());
         }
-        drop(table);
-        Turn::Lead(Lead {
+        Lead {
             flights: self.flights.clone(),
-            keys: missing,
+            keys,
             _done: done,
-        })
+        }
     }
+}
+
+fn leader_of(
+    table: &HashMap<ContentKey, Entry>,
+    keys: &[ContentKey],
+) -> Option<watch::Receiver<()>> {
+    let mut entries = keys.iter().filter_map(|key| table.get(key));
+    entries.find_map(|entry| entry.leader.clone())
 }
 
 impl Drop for Interest {
@@ -156,12 +168,11 @@ mod tests {
         let Turn::Lead(lead) = first.turn(vec![key(1)], first.landed()) else {
             panic!("free")
         };
-        assert!(first.is_led() && second.is_led());
+        assert!(second.lead_if_free().is_none());
         let Turn::Wait(mut wait) = second.turn(vec![key(2), key(1)], looked) else {
             panic!("taken")
         };
         drop(lead);
-        assert!(!second.is_led());
         assert!(
             wait.changed().await.is_err(),
             "the channel closes when the lead ends"
@@ -171,6 +182,10 @@ mod tests {
             second.turn(vec![key(1)], second.landed()),
             Turn::Lead(_)
         ));
+        assert!(
+            second.lead_if_free().is_some(),
+            "it ended with the statement"
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use actix::{Addr, Recipient};
 use futures::future::join_all;
 
-use super::flights::{Flights, Lead, Turn};
+use super::flights::{Flights, Interest, Lead, Turn};
 use super::job::Job;
 use crate::actors::background::Nudge;
 use crate::actors::blob::{BlobActor, WriteBlob};
@@ -38,6 +38,14 @@ pub struct Resolver {
     scoping: Scoping,
     limits: Limits,
     flights: Flights,
+}
+
+/// Why an upload ends without images.
+enum GivingUp {
+    /// The database refused, or did not answer.
+    NoCommit(UploadError),
+    /// The store took the bytes under none of the generations.
+    NoObject,
 }
 
 /// How long writing may take.
@@ -92,43 +100,71 @@ impl Resolver {
         let scope = self.scoping.scope_of(&upload.tenant);
         let mut job = Job::new(upload, scope);
         let interest = self.flights.interest(job.keys());
-        let mut lead: Option<Lead> = None;
+        let giving_up = match self.store(&mut job, &interest).await {
+            Ok(outcome) => {
+                if job.leaves_rows_behind(&outcome) {
+                    self.deletions.do_send(Nudge);
+                }
+                return answer(&job, outcome);
+            }
+            Err(failure) => failure,
+        };
+        // Rows that were committed after all are left alone.
+        let all: Vec<usize> = (0..job.contents.len()).collect();
+        let resolver = self.clone();
+        let given_up = async move {
+            resolver
+                .abandon(&mut job, &all, "the upload was given up")
+                .await;
+        };
+        match giving_up {
+            GivingUp::NoCommit(error) => {
+                // The database did not answer just now: its client need not wait for it once more.
+                // If this comes to nothing, the lease runs out.
+                actix::spawn(given_up);
+                Err(error)
+            }
+            GivingUp::NoObject => {
+                given_up.await;
+                let what = "the object store did not take the bytes".to_owned();
+                Err(UploadError::Unavailable { what })
+            }
+        }
+    }
+
+    /// Steps 3 to 7: attaches to what is stored, and writes what is missing, until all of it is
+    /// committed.
+    async fn store(&self, job: &mut Job, interest: &Interest) -> Result<Outcome, GivingUp> {
+        let mut lead: Option<Lead> = interest.lead_if_free();
         let mut generations_left = MAX_GENERATIONS;
         let mut look = enforced(Rule::LookBeforeWriting);
-        let mut store_failed = false;
-        let outcome = loop {
+        loop {
             let looked_at = interest.landed();
-            let may_write = generations_left > 0 && (lead.is_some() || !interest.is_led());
-            let intents = match may_write {
-                true => self.intents(&job),
+            let intents = match lead.is_some() && generations_left > 0 {
+                true => self.intents(job),
                 false => Vec::new(),
             };
             let asked_at = Instant::now();
-            let commit = self.commit(&job, &intents, std::mem::replace(&mut look, true));
-            let (missing, announced) = match commit.await {
-                Ok(Outcome::Missing {
+            let commit = self.commit(job, &intents, std::mem::replace(&mut look, true));
+            let (missing, announced) = match commit.await.map_err(GivingUp::NoCommit)? {
+                Outcome::Missing {
                     contents,
                     announced,
-                }) => {
-                    reach(Point::ContentMissing, || job.contents[0].key.1).await;
-                    (contents, announced || !enforced(Rule::IntentBeforePut))
-                }
-                other => break other,
+                } => (
+                    contents,
+                    announced || (!enforced(Rule::IntentBeforePut) && !intents.is_empty()),
+                ),
+                done => return Ok(done),
             };
-            if self.abandon(&mut job, &missing, "the lease was lost").await {
+            reach(Point::ContentMissing, || job.contents[0].key.1).await;
+            let lost = self.abandon(job, &missing, "the lease was lost").await;
+            if lost && !announced {
                 // What it wrote is no longer its own (rule R8); somebody may have stored the same.
                 continue;
             }
             if lead.is_none() {
-                let keys = missing
-                    .iter()
-                    .map(|index| job.contents[*index].key.clone())
-                    .collect();
-                let turn = interest.turn(keys, looked_at);
-                if announced && !matches!(turn, Turn::Lead(_)) {
-                    self.withdraw(&missing, &intents).await;
-                }
-                match turn {
+                let keys = missing.iter().map(|index| job.contents[*index].key.clone());
+                match interest.turn(keys.collect(), looked_at) {
                     Turn::Lead(taken) => lead = Some(taken),
                     Turn::LookAgain => continue,
                     Turn::Wait(mut leader) => {
@@ -139,41 +175,11 @@ impl Resolver {
                 }
             }
             if generations_left == 0 {
-                store_failed = true;
-                let what = "the object store did not take the bytes".to_owned();
-                break Err(UploadError::Unavailable { what });
+                return Err(GivingUp::NoObject);
             }
             if announced {
                 generations_left -= 1;
-                self.write(&mut job, &missing, &intents, asked_at).await;
-            }
-        };
-        drop(lead);
-        match outcome {
-            Ok(outcome) => {
-                if job.leaves_rows_behind(&outcome) {
-                    self.deletions.do_send(Nudge);
-                }
-                answer(&job, outcome)
-            }
-            Err(error) => {
-                let contents = job.contents.iter_mut();
-                let written: Vec<_> = contents.filter_map(|c| c.written.take()).collect();
-                let resolver = self.clone();
-                let giving_up = async move {
-                    // Rows that were committed after all are left alone.
-                    let rows = written.iter();
-                    join_all(rows.map(|row| resolver.give_up(row, "the upload was given up")))
-                        .await;
-                };
-                if matches!(error, UploadError::Unavailable { .. }) && !store_failed {
-                    // The database did not answer just now: its client need not wait for it once more.
-                    // If it comes to nothing, the lease runs out.
-                    actix::spawn(giving_up);
-                } else {
-                    giving_up.await;
-                }
-                Err(error)
+                self.write(job, &missing, &intents, asked_at).await;
             }
         }
     }
@@ -202,7 +208,7 @@ impl Resolver {
         if !look {
             return Ok(Outcome::Missing {
                 contents: (0..job.contents.len()).collect(),
-                announced: true,
+                announced: !intents.is_empty(),
             });
         }
         let intents = match enforced(Rule::IntentBeforePut) {
@@ -261,19 +267,6 @@ impl Resolver {
         }
         if failed {
             tokio::time::sleep(PAUSE).await;
-        }
-    }
-
-    /// Gives up intents whose bytes somebody else is sending.
-    async fn withdraw(&self, missing: &[usize], intents: &[NewGeneration]) {
-        for index in missing {
-            match self.ledger.withdraw_generation(&intents[*index]).await {
-                Ok(()) => self.deletions.do_send(Nudge),
-                Err(error) => {
-                    let key = &intents[*index].s3_key;
-                    tracing::warn!(%error, key, "a lease is left to run out");
-                }
-            }
         }
     }
 

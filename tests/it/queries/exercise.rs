@@ -133,9 +133,9 @@ impl Caller<'_> {
     async fn uploads(&mut self, scope: &str) {
         let digest = ContentDigest::from([self.number(); 32]);
         let first = self.announced(scope, digest).await;
+        let late = self.announced(scope, digest).await;
         let image = self.upload(scope, digest, Some(&first)).await;
         let duplicate = self.upload(scope, digest, None).await;
-        let late = self.announced(scope, digest).await;
         self.upload(scope, digest, Some(&late)).await;
         let again = Operation::Upload(upload(scope, digest, None));
         self.apply(again, Run::Again).await;
@@ -232,15 +232,11 @@ impl Caller<'_> {
         self.release(image, None).await;
         let (ledger, log) = (self.ledger, self.log);
         self.announce(&expired).await;
-        let needless = self.announced("default", other).await;
-        log.calling("withdraw_generation");
-        ledger
-            .withdraw_generation(&needless)
-            .await
-            .expect("withdrawn");
         tokio::time::sleep(Duration::from_millis(5)).await;
         log.calling("condemn_expired");
         assert_eq!(ledger.condemn_expired(100).await.expect("condemned"), 1);
+        log.calling("prune_receipts");
+        ledger.prune_receipts(DAY, 100).await.expect("pruned");
         log.calling("list_unreferenced");
         let listed = ledger.list_unreferenced(Duration::ZERO, 100).await;
         assert_eq!(listed.expect("listed").len(), 1);

@@ -29,6 +29,8 @@ pub(crate) struct Programs {
     pub(crate) hapax: PathBuf,
     /// This program, which is the S3 server too.
     pub(crate) own: PathBuf,
+    /// Rules that the servers leave out.
+    pub(crate) without: Option<String>,
 }
 
 /// One server under test: at times running, at times not.
@@ -231,6 +233,9 @@ impl Fleet {
         let spool = server.folder.join("spool");
         let database = self.cluster.url(DATABASE);
         servers::configure(&mut command, &database, &self.s3_endpoint, &spool);
+        if let Some(rules) = &self.programs.without {
+            command.env("HAPAX_SEAMS_WITHOUT", rules);
+        }
         command.current_dir(&server.folder);
         let log = self.folder.join(format!("server-{index}.log"));
         server.process = Some((Process::start(command, &log)?, Instant::now()));

@@ -94,6 +94,10 @@ struct Run {
     /// The program under test; built where none is given
     #[arg(long, value_name = "FILE")]
     hapax: Option<PathBuf>,
+    /// Rules of the protocol that the servers leave out, to see that it is noticed: `R8a,R6`; needs a
+    /// program built with the feature `seams`
+    #[arg(long, value_name = "RULES", requires = "hapax")]
+    without: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -140,6 +144,7 @@ fn soak(arguments: &Run) -> Result<bool> {
     let programs = Programs {
         hapax: program_under_test(arguments)?,
         own: std::env::current_exe()?,
+        without: arguments.without.clone(),
     };
     let parent = arguments.folder.clone().unwrap_or_else(std::env::temp_dir);
     let folder = tempfile::Builder::new()
