@@ -89,7 +89,6 @@ fn main() -> ExitCode {
     cases.extend(
         [
             seams::cases(),
-            sweep::cases(),
             schedules_of_uploads::cases(),
             schedules_of_commits::cases(),
             schedules_of_deletions::cases(),
@@ -97,6 +96,10 @@ fn main() -> ExitCode {
         ]
         .concat(),
     );
+    #[cfg(feature = "seams")]
+    if std::env::var_os("HAPAX_TEST_SWEEP").is_some() {
+        cases.extend(sweep::cases());
+    }
     if std::env::var_os("HAPAX_TEST_SLOW").is_some() {
         cases.extend(slow::cases());
     }

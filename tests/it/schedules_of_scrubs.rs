@@ -40,7 +40,7 @@ async fn scrub_lists_before_commit(ctx: &mut Context) {
         list.release();
         listed.reached(1).await;
         listed.release();
-        upload
+        upload.await
     };
     let (output, upload) = futures::join!(
         async {
@@ -51,7 +51,7 @@ async fn scrub_lists_before_commit(ctx: &mut Context) {
         upload
     );
     output.exits_with(0);
-    let id = upload.await.expect("it is answered").expect(201).image_id();
+    let id = upload.expect("it is answered").expect(201).image_id();
     assert_eq!(api.content(&id).await.expect(200).body, bytes);
 }
 

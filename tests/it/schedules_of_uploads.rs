@@ -226,7 +226,7 @@ async fn two_nodes_same_new_hash(ctx: &mut Context) {
             first.reached(1).await;
             second.reached(1).await;
             let promote = Filter::database("statement")
-                .with("\"stored_at\" =")
+                .with("stored_at =")
                 .of(pids[1]);
             let promote = seams.hold(promote, Times::Next(1));
             second.release();

@@ -150,10 +150,10 @@ async fn it_goes_on_after_a_restart(ctx: &mut Context) {
     let kept = loop {
         // The objects are done, which at ten a second buys two seconds before the counts.
         match background(&outside).await.progress {
-            Some(progress) if progress["cursor"]["stage"] == "counts" => {
-                if progress["summary"]["rows"] == 20 {
-                    break progress;
-                }
+            Some(progress)
+                if progress["cursor"]["stage"] == "counts" && progress["summary"]["rows"] == 20 =>
+            {
+                break progress;
             }
             _ => {}
         }

@@ -82,7 +82,7 @@ impl Ledger {
                     slice = Some(CountSlice {
                         through: id,
                         rows: 1,
-                    })
+                    });
                 }
                 Some(_) if images > max_images => break,
                 Some(slice) => {

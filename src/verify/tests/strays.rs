@@ -20,7 +20,7 @@ async fn strays_are_handed_to_the_reaper_only_when_asked() {
     assert_eq!((findings, summary.strays), (vec![stray(true)], 0));
 
     // A row names the object now, and stays until no PUT for its key can land (rule R8).
-    assert_eq!(world.condemned().await, [key.clone()]);
+    assert_eq!(world.condemned().await, std::slice::from_ref(&key));
     let taken = world.ledger.take_condemned(10, Duration::ZERO).await;
     let taken = taken.expect("taken");
     assert_eq!((taken[0].file_size, taken[0].past_put_deadline), (3, false));
