@@ -11,6 +11,7 @@ use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbB
 
 use super::{Ledger, LedgerError};
 use crate::config::DatabaseConfig;
+use crate::seams::tap_pool;
 
 /// How long a caller waits for a connection before the database counts as not available.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,8 +29,8 @@ impl Ledger {
         }
         let pool = connect_postgres(config, config.max_connections).await?;
         Ok(Self {
-            writer: pool.clone().into(),
-            reader: pool.into(),
+            writer: tap_pool(pool.clone()),
+            reader: tap_pool(pool),
             backend: DbBackend::Postgres,
         })
     }
@@ -64,8 +65,8 @@ impl Ledger {
             false => open_sqlite(config, config.max_connections, true).await?,
         };
         Ok(Self {
-            writer: writer.into(),
-            reader: reader.into(),
+            writer: tap_pool(writer),
+            reader: tap_pool(reader),
             backend: DbBackend::Sqlite,
         })
     }

@@ -4,6 +4,7 @@ use sea_orm::{ConnectOptions, Database};
 use tempfile::TempDir;
 
 use super::Ledger;
+use crate::seams::tap_pool;
 
 /// A fresh SQLite file; it goes with the folder.
 pub(crate) async fn ledger() -> (Ledger, TempDir) {
@@ -18,9 +19,9 @@ pub(crate) async fn ledger() -> (Ledger, TempDir) {
         .await
         .expect("every migration");
     let ledger = Ledger {
-        writer: database.clone().into(),
+        writer: tap_pool(database.clone()),
         backend: database.get_database_backend(),
-        reader: database.into(),
+        reader: tap_pool(database),
     };
     (ledger, folder)
 }

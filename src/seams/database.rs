@@ -19,10 +19,9 @@ pub(crate) struct Connection(DatabaseConnection);
 #[derive(Debug)]
 pub(crate) struct Transaction(DatabaseTransaction);
 
-impl From<DatabaseConnection> for Connection {
-    fn from(pool: DatabaseConnection) -> Self {
-        Self(pool)
-    }
+/// Makes a pool one whose calls a test may fail.
+pub(crate) fn tap_pool(pool: DatabaseConnection) -> Connection {
+    Connection(pool)
 }
 
 /// The pool itself, where SeaORM asks for its own type. What is done there is out of a test's reach.

@@ -86,6 +86,11 @@ mod absent {
         store
     }
 
+    #[inline(always)]
+    pub(crate) fn tap_pool(pool: sea_orm::DatabaseConnection) -> Connection {
+        pool
+    }
+
     /// The pool itself, where SeaORM asks for its own type.
     #[inline(always)]
     pub(crate) fn pool(connection: &Connection) -> &sea_orm::DatabaseConnection {
@@ -94,6 +99,6 @@ mod absent {
 }
 
 #[cfg(not(feature = "seams"))]
-pub(crate) use absent::{Connection, Transaction, pool, reach, tap_store};
+pub(crate) use absent::{Connection, Transaction, pool, reach, tap_pool, tap_store};
 #[cfg(feature = "seams")]
-pub(crate) use database::pool;
+pub(crate) use database::{pool, tap_pool};

@@ -6,6 +6,10 @@ macro_rules! rules {
     ($( $(#[$what:meta])* $rule:ident = $code:literal, )*) => {
         /// A rule, or one clause of it. The documentation says what holds while it is in force.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[cfg_attr(
+            not(feature = "seams"),
+            allow(dead_code, reason = "some switches are only in code that tests have")
+        )]
         pub(crate) enum Rule {
             $( $(#[$what])* $rule, )*
         }

@@ -110,6 +110,13 @@ pub(crate) enum Action {
     /// The store does it at once, the answer waits until the `Hold` is released.
     HoldAfter,
     /// A `DeleteObjects` that names a key with this ending reports an error for that key alone.
+    #[cfg_attr(
+        not(feature = "seams"),
+        expect(
+            dead_code,
+            reason = "only schedules that are forced at the seams do this"
+        )
+    )]
     RefuseKeysEndingWith(String),
 }
 

@@ -39,7 +39,9 @@ pub(crate) use outside::{LEGACY_URL, Outside};
 pub(crate) use raw::{RawConnection, multipart_body};
 #[cfg(feature = "seams")]
 pub(crate) use seams::{Event, Filter, Held, SeamControl, Times, Verdict};
-pub(crate) use server::{Output, Server};
+#[cfg(feature = "seams")]
+pub(crate) use server::Output;
+pub(crate) use server::Server;
 
 /// Where rows and bytes are while a case runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
