@@ -114,19 +114,19 @@ fn a_sound_state_passes() {
 #[test]
 fn losses_are_seen() {
     sees(Kind::Lost, "has None of 5 bytes", |state, _| {
-        state.objects.clear()
+        state.objects.clear();
     });
     sees(Kind::Lost, "has Some(4) of 5 bytes", |state, _| {
         state.objects.insert("hapax/aa/key".to_owned(), 4);
     });
     sees(Kind::Lost, "which is no row", |state, _| {
-        state.originals.clear()
+        state.originals.clear();
     });
     sees(Kind::Lost, "is deleting and has 2 images", |state, _| {
         state.originals[0].state = "deleting".to_owned();
     });
     sees(Kind::Lost, "marked as damaged", |state, _| {
-        state.originals[0].damaged = true
+        state.originals[0].damaged = true;
     });
     sees(Kind::Lost, "of a-0 has no row", |state, _| {
         state.images.remove(1);
@@ -141,10 +141,10 @@ fn losses_are_seen() {
         state.originals[0].count = 1;
     });
     sees(Kind::Lost, "is kept as bb", |state, _| {
-        state.images[0].hash = "bb".to_owned()
+        state.images[0].hash = "bb".to_owned();
     });
     sees(Kind::Lost, "has no receipt", |state, _| {
-        state.webhooks.clear()
+        state.webhooks.clear();
     });
     sees(Kind::Lost, "absent after its creation", |_, record| {
         let seen = Event {
