@@ -29,6 +29,10 @@ impl From<DbErr> for LedgerError {
         if matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) {
             return Self::Contended;
         }
+        // Whatever refused the connection, no statement was wrong: an operator can mend it meanwhile.
+        if matches!(error, DbErr::ConnectionAcquire(_) | DbErr::Conn(_)) {
+            return Self::Unavailable(error);
+        }
         match sqlx_error(&error) {
             Some(SqlxError::Database(refusal)) => match refusal.code().as_deref() {
                 Some(code) if is_passing(code) => Self::Unavailable(error),
@@ -44,9 +48,6 @@ impl From<DbErr> for LedgerError {
                 | SqlxError::WorkerCrashed
                 | SqlxError::BeginFailed,
             ) => Self::Unavailable(error),
-            _ if matches!(error, DbErr::ConnectionAcquire(_) | DbErr::Conn(_)) => {
-                Self::Unavailable(error)
-            }
             _ => Self::Internal(error),
         }
     }

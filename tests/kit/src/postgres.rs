@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How often a start is tried, each time on another port.
 const START_ATTEMPTS: usize = 10;
@@ -156,8 +157,8 @@ impl Cluster {
     }
 
     fn start_on_free_port(&mut self) -> io::Result<()> {
-        for attempt in 0..START_ATTEMPTS {
-            self.port = free_port(attempt)?;
+        for _ in 0..START_ATTEMPTS {
+            self.port = free_port()?;
             // Somebody else may take the port in between: then try another.
             if self.try_start()? {
                 return Ok(());
@@ -211,12 +212,14 @@ impl Drop for Cluster {
     }
 }
 
-/// Looks from a place that differs between processes and attempts, so that many clusters that start
-/// at once do not ask for the same port.
-fn free_port(attempt: usize) -> io::Result<u16> {
+/// Looks from a place that differs between processes, and never twice at the same one: the port of a
+/// cluster that is stopped for a while is free, but it is not for another cluster.
+fn free_port() -> io::Result<u16> {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
     let span = usize::from(PORTS.end - PORTS.start);
-    let from = std::process::id() as usize * 97 + attempt * 389;
-    (0..span)
+    let from = std::process::id() as usize * 97;
+    std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed))
+        .take(span)
         .map(|step| PORTS.start + ((from + step) % span) as u16)
         .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
         .ok_or_else(|| io::Error::other("no port is free"))
