@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::background::{Round, Work};
 use crate::config::{Config, VerifyConfig};
 use crate::ledger::Ledger;
+use crate::ledger::usage_check::UsageDifference;
 use crate::ledger::verify::passes::{PassKind, TakenPass};
 use crate::reap::StoreIdentity;
 use crate::store::BlobStore;
@@ -66,6 +67,7 @@ impl Scrubber {
         let options = VerifyOptions {
             mending: Mending::MarkDamaged,
             put_deadline: config.upload.put_deadline,
+            usage: false,
             reads_in_flight: 1,
             bytes_per_step,
             read_pace,
@@ -228,6 +230,9 @@ impl Observer for Log {
             tracing::error!("there is more of it: run `hapax verify` to see all");
         }
     }
+
+    /// Not asked for.
+    fn usage_differs(&mut self, _: &UsageDifference, _: bool) {}
 
     fn progressed(&mut self, _: &Progress) {}
 }

@@ -22,7 +22,7 @@ impl Step<'_> {
             .next_count_slice(after, ROWS_PER_SLICE, IMAGES_PER_SLICE)
             .await?;
         let Some(slice) = slice else {
-            self.progress.cursor = Cursor::Done;
+            self.progress.cursor = Cursor::Usage;
             return Ok(StepEnd::Done);
         };
         for row in ledger.miscounted_originals(after, slice.through).await? {

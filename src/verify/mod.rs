@@ -1,4 +1,5 @@
-//! Rows against objects both ways, counts against images; beside a running server.
+//! Rows against objects both ways, counts against images, and the
+//! counters of `/v1/stats` against both; beside a running server.
 //!
 //! The order is what makes it safe to run at any time (rule R12): a page of the store is LISTed first
 //! and its rows are SELECTed after. A row is committed before its object's first byte is sent
@@ -21,6 +22,7 @@ mod report;
 mod run;
 mod sample;
 mod strays;
+mod usage;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,6 +83,8 @@ pub struct VerifyOptions {
     pub mending: Mending,
     /// For strays that are handed to the reaper: after this long no PUT for their key can land.
     pub put_deadline: Duration,
+    /// Whether usage counters are compared: one statement that reads both tables from end to end.
+    pub usage: bool,
     /// Objects that are read at once.
     pub reads_in_flight: usize,
     /// A step that has read this many bytes ends, so that its progress can be kept.
@@ -145,6 +149,7 @@ impl Verifier {
             Cursor::Objects { after } => step.compare_objects(after).await?,
             Cursor::Bytes { after } => step.read_objects(after).await?,
             Cursor::Counts { after } => step.compare_counts(after).await?,
+            Cursor::Usage => step.compare_usage().await?,
             Cursor::Done => StepEnd::Done,
         };
         step.observer.progressed(&step.progress);

@@ -21,12 +21,13 @@ pub enum Cursor {
         /// `None`: at the beginning.
         after: Option<String>,
     },
-    /// Counts beside images. A further check of the database alone is a further stage after this
-    /// one: its cursor here, its arm in `Verifier::step`, its file beside `counts.rs`.
+    /// Counts beside images.
     Counts {
         /// `None`: at the beginning.
         after: Option<Uuid>,
     },
+    /// The usage counters, in one step.
+    Usage,
     /// At the end.
     Done,
 }
@@ -112,6 +113,7 @@ mod tests {
                 after: Some("aa/x\u{1f}/ö".to_owned()),
             },
             Cursor::counts_after(OriginalId(Uuid::from_u128(7))),
+            Cursor::Usage,
             Cursor::Done,
         ] {
             for deep in [None, Some(Sample::ALL)] {

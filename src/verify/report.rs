@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::progress::Progress;
+use crate::ledger::usage_check::UsageDifference;
 
 /// Something that is wrong, each seen twice: once in passing, once more on its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -136,6 +137,8 @@ pub struct VerifySummary {
     pub wrong_counts: u64,
     /// Objects that the store did not let be looked at.
     pub unreadable: u64,
+    /// Owners whose usage counters were left wrong; not among the problems.
+    pub wrong_usage: u64,
 }
 
 impl VerifySummary {
@@ -206,6 +209,8 @@ impl Finding {
 pub trait Observer {
     /// A problem.
     fn found(&mut self, finding: &Finding);
+    /// An owner's usage counters say something else than the tables; whether that was set right.
+    fn usage_differs(&mut self, difference: &UsageDifference, repaired: bool);
     /// A page or slice is done, or an object read.
     fn progressed(&mut self, so_far: &Progress);
 }

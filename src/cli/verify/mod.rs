@@ -75,6 +75,7 @@ pub(super) async fn run(arguments: Arguments, config: &Config) -> Result<Outcome
             false => Mending::ReportOnly,
         },
         put_deadline: config.upload.put_deadline,
+        usage: true,
         reads_in_flight: READS_IN_FLIGHT,
         bytes_per_step: BYTES_PER_STEP,
         read_pace: Pace::new(arguments.read_rate),

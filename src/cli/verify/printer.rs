@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::error::CliError;
 use crate::cli::output;
+use crate::ledger::usage_check::UsageDifference;
 use crate::verify::{
     Cursor, Finding, Observer, OriginalKey, Progress, Sample, VerifySummary, word_of,
 };
@@ -75,6 +76,19 @@ impl Observer for Printer {
         }
     }
 
+    fn usage_differs(&mut self, difference: &UsageDifference, repaired: bool) {
+        let end = match repaired {
+            true => ": set right",
+            false => ": --repair sets them right",
+        };
+        let text = format!(
+            "verify: the usage counters of {:?} differ from the tables{end}",
+            difference.owner
+        );
+        self.bar
+            .suspend(|| output::complain(&output::harmless(&text)));
+    }
+
     fn progressed(&mut self, so_far: &Progress) {
         let done = so_far.summary.looks();
         self.bar.set_length(self.looks.max(done));
@@ -106,6 +120,7 @@ fn stage(cursor: &Cursor) -> &'static str {
         Cursor::Objects { .. } => "objects",
         Cursor::Bytes { .. } => "bytes",
         Cursor::Counts { .. } => "counts",
+        Cursor::Usage => "usage counters",
         Cursor::Done => "done",
     }
 }

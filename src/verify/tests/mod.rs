@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::ledger::testing;
+use crate::ledger::usage_check::UsageDifference;
 use crate::ledger::verify::StrayObject;
 use crate::ledger::verify::passes::PassKind;
 use crate::store::StorageKey;
@@ -40,6 +41,8 @@ impl Observer for Notes {
     fn found(&mut self, finding: &Finding) {
         self.findings.push(finding.clone());
     }
+
+    fn usage_differs(&mut self, _: &UsageDifference, _: bool) {}
 
     fn progressed(&mut self, so_far: &Progress) {
         if let Some((looks, stop)) = &self.stop_after
@@ -131,6 +134,7 @@ impl World {
         let options = VerifyOptions {
             mending,
             put_deadline: Duration::from_secs(60),
+            usage: true,
             reads_in_flight: 2,
             bytes_per_step,
             read_pace: Pace::new(None),
