@@ -13,9 +13,9 @@ mod m20261123_000002_create_webhook_events;
 mod m20261123_000003_create_store_meta;
 mod m20261123_000004_create_api_keys;
 mod m20261123_000005_index_webhook_events_by_age;
-mod m20261124_000001_create_usage_counters;
-mod m20261124_000002_rebuild_indexes;
-mod m20261124_000003_create_verify_passes;
+mod m20261123_000006_create_usage_counters;
+mod m20261123_000007_rebuild_indexes;
+mod m20261123_000008_create_verify_passes;
 
 /// Every migration, oldest first.
 #[derive(Debug)]
@@ -30,9 +30,9 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000003_create_store_meta::Migration),
             Box::new(m20261123_000004_create_api_keys::Migration),
             Box::new(m20261123_000005_index_webhook_events_by_age::Migration),
-            Box::new(m20261124_000001_create_usage_counters::Migration),
-            Box::new(m20261124_000002_rebuild_indexes::Migration),
-            Box::new(m20261124_000003_create_verify_passes::Migration),
+            Box::new(m20261123_000006_create_usage_counters::Migration),
+            Box::new(m20261123_000007_rebuild_indexes::Migration),
+            Box::new(m20261123_000008_create_verify_passes::Migration),
         ]
     }
 }
