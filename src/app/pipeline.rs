@@ -21,9 +21,11 @@ use crate::upload::Scoping;
 
 use super::reapers::Reapers;
 
-/// Shards on PostgreSQL, each with at most one transaction in flight: enough to keep a small server
-/// busy, few enough that batches stay large.
-const POSTGRES_SHARDS: usize = 4;
+/// The most shards on PostgreSQL, each with at most one transaction in flight. Few, so that batches are
+/// large: on two cores, which PostgreSQL has to share, one shard costs a third less CPU than four.
+const MAX_POSTGRES_SHARDS: usize = 4;
+/// So many cores for each shard.
+const CORES_PER_SHARD: usize = 2;
 
 /// The running actors.
 #[derive(Debug)]
@@ -126,8 +128,9 @@ impl Pipeline {
 /// The threads of the actors.
 struct Arbiters {
     threads: Vec<Arbiter>,
-    /// SQLite has one writer, so everything behind the hashers waits for the same thread anyway: these
-    /// actors share one, and a message from one to the next wakes nobody.
+    /// SQLite has one writer, so everything behind the hashers waits for the same thread anyway; and where
+    /// there are few cores, more threads only wait for each other. There these actors share one, and a
+    /// message from one to the next wakes nobody.
     shared: Option<ArbiterHandle>,
 }
 
@@ -137,7 +140,7 @@ impl Arbiters {
             threads: Vec::new(),
             shared: None,
         };
-        if backend == DbBackend::Sqlite {
+        if backend == DbBackend::Sqlite || cores() <= CORES_PER_SHARD {
             arbiters.shared = Some(arbiters.new_thread());
         }
         arbiters
@@ -170,6 +173,10 @@ impl Arbiters {
     }
 }
 
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 fn start_shards(
     config: &Config,
     ledger: &Ledger,
@@ -177,7 +184,7 @@ fn start_shards(
     arbiters: &mut Arbiters,
 ) -> Shards {
     let count = match (config.refcount.shards, ledger.backend()) {
-        (0, DbBackend::Postgres) => POSTGRES_SHARDS,
+        (0, DbBackend::Postgres) => (cores() / CORES_PER_SHARD).clamp(1, MAX_POSTGRES_SHARDS),
         // SQLite has one writer.
         (0, _) => 1,
         (count, _) => count,

@@ -197,7 +197,8 @@ pub enum DedupScope {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RefcountConfig {
-    /// Actors that count, each for its part of the hash space; 0: 1 on SQLite, 4 on PostgreSQL.
+    /// Actors that count, each for its part of the hash space; 0: 1 on SQLite, on
+    /// PostgreSQL one for every two cores, at most 4.
     pub shards: usize,
     /// Operations that may wait in one shard before uploads are refused with 503.
     pub queue: usize,
