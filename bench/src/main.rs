@@ -102,7 +102,7 @@ struct Run {
 }
 
 /// The profile of what is measured beside the product.
-const BASELINES: &str = "baselines";
+const OPTIMISED: &str = "optimised";
 /// What `--only` calls the databases of `--scale`.
 const SCALE: &str = "scale";
 /// How many originals a smoke test fills a database with.
@@ -184,7 +184,7 @@ async fn measure_all(arguments: &Run) -> Result<bool> {
     let hapax = programs.join("hapax");
     let services = match cfg!(debug_assertions) {
         true => programs.join("bench-services"),
-        false => programs.join("..").join(BASELINES).join("bench-services"),
+        false => programs.join("..").join(OPTIMISED).join("bench-services"),
     };
     if !services.is_file() {
         left_out.push("the naive service: `bench-services` is not built".to_owned());
@@ -345,7 +345,7 @@ fn build() -> Result<()> {
     cargo(product)?;
     match cfg!(debug_assertions) {
         true => Ok(()),
-        false => cargo(&["--profile", BASELINES, "-p", "bench-services"]),
+        false => cargo(&["--profile", OPTIMISED, "-p", "bench-services"]),
     }
 }
 
