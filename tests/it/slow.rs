@@ -1,4 +1,4 @@
-//! Cases that take long or much: run when `HAPAX_TEST_SLOW` is set, by `.ci/run` on a release build.
+//! Cases that take long or much: run when `HAPAX_TEST_SLOW` is set, by `.ci/run`.
 
 use std::convert::Infallible;
 use std::time::Duration;
