@@ -17,7 +17,7 @@ use super::{Spool, SpooledBody, unlinked_file, write_pieces};
 const INLINE_HASH_BYTES: usize = 64 * 1024;
 /// What is gathered before it is hashed and written by a thread of the blocking pool. A second gather
 /// fills meanwhile, so one upload has at most twice this in flight.
-const GATHER_BYTES: u64 = 256 * 1024;
+const GATHER_BYTES: u64 = 128 * 1024;
 
 /// A body while it comes in: hashed and kept at once. Dropping it frees all it holds.
 #[derive(Debug)]
