@@ -19,13 +19,14 @@ use crate::http::conditions::{Selection, select};
 use crate::http::input::{ContentHashes, ImageIds, ReferenceBody};
 use crate::http::problem::{Code, Problem};
 use crate::http::uploads::FeedError;
-use crate::http::{auth, cursor, digest_header, filename, form, input, webhooks};
+use crate::http::{auth, cursor, digest_header, filename, form, input, metadata, webhooks};
 use crate::sniff;
 use crate::spool::SpooledBody;
 use crate::upload::BodyEvent;
 
 pub use crate::http::filename::MAX_FILENAME_BYTES;
-pub use crate::http::input::{MAX_ITEMS, MAX_METADATA_BYTES};
+pub use crate::http::input::MAX_ITEMS;
+pub use crate::http::metadata::MAX_METADATA_BYTES;
 pub use crate::http::multipart::{MultipartError, MultipartParser, PartEvent, PartFilename};
 pub use crate::sniff::{HEAD_BYTES, Sniffed};
 
@@ -157,7 +158,7 @@ pub fn sniffed_media_type(head: &[u8]) -> Option<&'static str> {
 }
 
 pub fn metadata(text: &[u8]) -> Result<Value, Code> {
-    input::parse_metadata(text).map_err(code)
+    metadata::parse_metadata(text).map_err(code)
 }
 
 /// An image's id from a path, spelled as this server does.
@@ -191,7 +192,7 @@ pub fn reference(body: &[u8]) -> Result<(bool, bool, Option<String>, Option<Valu
         body.content_hash.is_some(),
         body.original_image_id.is_some(),
         body.filename,
-        body.metadata,
+        body.metadata.map(|document| document.0),
     ))
 }
 

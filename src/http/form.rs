@@ -4,7 +4,7 @@ use actix_web::dev::Payload;
 use futures::StreamExt;
 use tokio::sync::mpsc;
 
-use super::input::{MAX_METADATA_BYTES, parse_metadata};
+use super::metadata::{MAX_METADATA_BYTES, parse_metadata};
 use super::multipart::{MultipartParser, PartEvent, PartFilename, PartHead};
 use super::problem::{Code, Problem};
 use super::uploads::{FeedError, send};

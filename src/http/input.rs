@@ -11,19 +11,17 @@ use futures::StreamExt;
 use futures::future::LocalBoxFuture;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::Settings;
 use super::cursor;
+use super::metadata::{Document, check_metadata};
 use super::problem::{Code, Problem};
 use crate::service::ListCursor;
 
 /// The most ids or hashes of one request.
 pub const MAX_ITEMS: usize = 1000;
-/// The longest metadata, as JSON text.
-pub const MAX_METADATA_BYTES: usize = 16 * 1024;
 /// The longest JSON body that lists ids or hashes: 1000 quoted hashes, with room for white space.
 const MAX_LIST_BODY_BYTES: usize = 256 * 1024;
 /// The longest JSON body of a reference.
@@ -337,7 +335,7 @@ pub struct ReferenceBody {
     pub filename: Option<String>,
     /// A JSON object of at most 16 KiB.
     #[schema(value_type = Option<Object>)]
-    pub metadata: Option<Value>,
+    pub metadata: Option<Document>,
 }
 
 impl JsonInput for ReferenceBody {
@@ -350,50 +348,10 @@ impl JsonInput for ReferenceBody {
                 "name exactly one of content_hash and original_image_id",
             ));
         }
-        self.metadata.as_ref().map_or(Ok(()), check_metadata)
-    }
-}
-
-/// Parses the text of a `metadata` part.
-///
-/// # Errors
-/// 400: not a JSON object, or with something in it that a database cannot keep.
-pub fn parse_metadata(text: &[u8]) -> Result<Value, Problem> {
-    let value = serde_json::from_slice(text)
-        .map_err(|error| Problem::new(Code::InvalidMetadata, error.to_string()))?;
-    check_metadata(&value)?;
-    Ok(value)
-}
-
-fn check_metadata(value: &Value) -> Result<(), Problem> {
-    if !value.is_object() {
-        return Err(Problem::new(
-            Code::InvalidMetadata,
-            "metadata is a JSON object",
-        ));
-    }
-    if value.to_string().len() > MAX_METADATA_BYTES {
-        return Err(Problem::new(
-            Code::InvalidMetadata,
-            "metadata is longer than 16 KiB",
-        ));
-    }
-    // PostgreSQL's jsonb cannot hold U+0000.
-    if holds_nul(value) {
-        return Err(Problem::new(Code::InvalidMetadata, "metadata holds U+0000"));
-    }
-    Ok(())
-}
-
-/// Recursion is bounded by the parser's own limit on nesting (128).
-fn holds_nul(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(items) => items.iter().any(holds_nul),
-        Value::Object(members) => members
-            .iter()
-            .any(|(key, value)| key.contains('\0') || holds_nul(value)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+        match &self.metadata {
+            Some(Document(value)) => check_metadata(value),
+            None => Ok(()),
+        }
     }
 }
 

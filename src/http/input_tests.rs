@@ -2,6 +2,7 @@
 
 use actix_web::http::header::{HeaderName, HeaderValue};
 
+use super::super::metadata::{MAX_METADATA_BYTES, parse_metadata};
 use super::*;
 
 fn headers(pairs: &[(&'static str, &[u8])]) -> HeaderMap {
@@ -88,6 +89,8 @@ fn metadata_is_a_small_object_that_databases_keep() {
         b"{\"a\":\"\xff\"}",
         br#"{"a":"\u0000"}"#,
         br#"{"a":[{"\u0000":1}]}"#,
+        br#"{"$serde_json::private::RawValue":"{}"}"#,
+        br#"{"a":[{"b":1,"\u0024serde_json::private::Number":"7"}]}"#,
         long.as_bytes(),
         deep.as_bytes(),
     ] {

@@ -3,7 +3,7 @@
 //!
 //! Reading order: [`routes`] (the table), [`edge`] (what happens to every request), [`auth`] and
 //! [`input`] (what a handler may rely on), then one file per group of routes: [`uploads`] (with
-//! [`form`] and [`multipart`]), [`images`], [`content`], [`originals`], [`stats`], [`webhooks`], [`ops`].
+//! [`form`], [`multipart`] and [`metadata`]), [`images`], [`content`], [`originals`], [`stats`], [`webhooks`], [`ops`].
 //! [`problem`] is the one table of errors, [`representation`] the JSON that clients see.
 //!
 //! Some errors are answered below this layer, by the connection itself, with a bare status and no
@@ -22,6 +22,7 @@ pub mod filename;
 pub mod form;
 pub mod images;
 pub mod input;
+pub mod metadata;
 pub mod multipart;
 pub mod openapi;
 pub mod ops;

@@ -256,7 +256,7 @@ fn new_reference(
             .filename
             .map(|name| filename::keep(&name))
             .transpose()?,
-        metadata: body.metadata,
+        metadata: body.metadata.map(|document| document.0),
         idempotency_key,
     })
 }
