@@ -15,6 +15,9 @@ use crate::seams::tap_pool;
 
 /// How long a caller waits for a connection before the database counts as not available.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection that was used so recently is taken to be alive. Shorter than a database needs to restart:
+/// then whoever comes after it meets no connection of the time before.
+const TRUSTED_IDLE_TIME: Duration = Duration::from_secs(1);
 /// A transaction that holds locks and says nothing for this long is a lost client.
 const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -138,7 +141,7 @@ fn pool_options(config: &DatabaseConfig, connections: u32) -> ConnectOptions {
         .max_connections(connections)
         .min_connections(1)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        .test_before_acquire_if_idle_for(Duration::from_secs(5))
+        .test_before_acquire_if_idle_for(TRUSTED_IDLE_TIME)
         .sqlx_logging(false);
     options
 }

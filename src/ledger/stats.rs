@@ -50,7 +50,7 @@ pub struct OriginalsObservation {
     pub oldest_unreferenced: Duration,
     /// How long ago the oldest `deleting` row should have gone: since it became `deleting`, or since
     /// its `put_deadline` where that is later, however often it was tried and put off; zero when none
-    /// should.
+    /// should. Of more than 100 000 such rows, those are asked whose next try comes first.
     pub oldest_deleting: Duration,
 }
 
@@ -89,7 +89,8 @@ WHERE scope = '' AND state = 'stored' AND id IN (
     WHERE tenant = $1 AND deleted_at IS NULL AND original_image_id IS NOT NULL)";
 
 /// Each count and minimum is served by the counters or by its own partial index; the age of `deleting`
-/// rows looks at the rows of theirs. Nothing touches `updated_at` of a row that is `deleting`.
+/// rows looks at the rows themselves, of a long queue at those whose turn comes first. Nothing touches
+/// `updated_at` of a row that is `deleting`.
 const OBSERVATION: &str = "
 SELECT
     (SELECT count(*) FROM (SELECT 1 FROM original_images WHERE state = 'pending' LIMIT {most}) AS p)
@@ -101,8 +102,9 @@ SELECT
     (SELECT min(lease_until) FROM original_images WHERE state = 'pending') AS first_lease_until,
     (SELECT min(zero_since) FROM original_images WHERE state = 'stored' AND reference_count = 0)
         AS first_zero_since,
-    (SELECT min({later}(updated_at, put_deadline)) FROM original_images WHERE state = 'deleting')
-        AS first_deleting";
+    (SELECT min({later}(updated_at, put_deadline)) FROM (
+        SELECT updated_at, put_deadline FROM original_images WHERE state = 'deleting'
+        ORDER BY next_try LIMIT {most}) AS e) AS first_deleting";
 
 impl Ledger {
     /// Counts and sums of everything, or of what one tenant may know of.
