@@ -126,3 +126,50 @@ impl<'de> Visitor<'de> for AsItStands {
         Ok(Value::Object(found))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_is_a_small_object_that_databases_keep() {
+        assert!(parse_metadata(br#"{"a":[1,{"b":null}]}"#).is_ok());
+        let long = format!("{{\"a\":\"{}\"}}", "x".repeat(MAX_METADATA_BYTES));
+        let deep = format!("{}{}", "{\"a\":[".repeat(200), "]}".repeat(200));
+        for bad in [
+            &b""[..],
+            b"null",
+            b"[]",
+            b"\"x\"",
+            b"{",
+            b"{}{}",
+            b"{\"a\":1e999}",
+            b"{\"a\":\"\xff\"}",
+            br#"{"a":"\u0000"}"#,
+            br#"{"a":[{"\u0000":1}]}"#,
+            br#"{"$serde_json::private::RawValue":"{}"}"#,
+            br#"{"a":[{"b":1,"\u0024serde_json::private::Number":"7"}]}"#,
+            long.as_bytes(),
+            deep.as_bytes(),
+        ] {
+            let code = parse_metadata(bad).map_err(|problem| problem.code);
+            assert_eq!(code, Err(Code::InvalidMetadata));
+        }
+    }
+
+    #[test]
+    fn numbers_in_metadata_read_back_as_they_were() {
+        for number in [
+            "1844674407370953709551616",
+            "0.1",
+            "-1.7976931348623157e308",
+            "5e-324",
+        ] {
+            let sent = parse_metadata(format!("{{\"n\":{number}}}").as_bytes()).expect("an object");
+            let again = parse_metadata(sent.to_string().as_bytes()).expect("an object");
+            assert_eq!(again, sent, "{number}");
+            let nearest: f64 = number.parse().expect("a number");
+            assert_eq!(sent["n"].as_f64(), Some(nearest));
+        }
+    }
+}

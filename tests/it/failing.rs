@@ -240,9 +240,7 @@ async fn a_database_that_restarts_under_load(ctx: &mut Context) {
         assert!(Instant::now() < deadline, "it is never asked again");
     };
     assert_eq!(live["images"], 8 * 10);
-    // What a reaper held when its database went is put off by minutes.
-    let due = "UPDATE original_images SET next_try = updated_at WHERE state = 'deleting'";
-    ctx.outside().await.sql(due).await;
+    ctx.outside().await.end_holds().await;
 }
 
 async fn a_store_that_refuses_connections(ctx: &mut Context) {

@@ -31,6 +31,8 @@ mod schedules_of_commits;
 #[cfg(feature = "seams")]
 mod schedules_of_deletions;
 #[cfg(feature = "seams")]
+mod schedules_of_reapers;
+#[cfg(feature = "seams")]
 mod schedules_of_scrubs;
 #[cfg(feature = "seams")]
 mod schedules_of_uploads;
@@ -92,6 +94,7 @@ fn main() -> ExitCode {
             schedules_of_uploads::cases(),
             schedules_of_commits::cases(),
             schedules_of_deletions::cases(),
+            schedules_of_reapers::cases(),
             schedules_of_scrubs::cases(),
         ]
         .concat(),

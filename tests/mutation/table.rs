@@ -50,7 +50,7 @@ pub(crate) const TABLE: &[Row] = &[
         "R4c",
         &[(
             Both,
-            "schedules_of_deletions::a_miscounted_original_is_left_alone",
+            "schedules_of_reapers::a_miscounted_original_is_left_alone",
         )],
     ),
     (
@@ -104,7 +104,7 @@ pub(crate) const TABLE: &[Row] = &[
         "R7b",
         &[(
             Postgres,
-            "schedules_of_deletions::a_clock_that_is_wrong_condemns_nothing",
+            "schedules_of_reapers::a_clock_that_is_wrong_condemns_nothing",
         )],
     ),
     (
@@ -131,7 +131,7 @@ pub(crate) const TABLE: &[Row] = &[
         "R9b",
         &[(
             Both,
-            "schedules_of_deletions::grace_period_outlasts_the_reaper",
+            "schedules_of_reapers::grace_period_outlasts_the_reaper",
         )],
     ),
     (
@@ -146,11 +146,11 @@ pub(crate) const TABLE: &[Row] = &[
         "R11a",
         &[(
             Postgres,
-            "schedules_of_deletions::a_locked_row_keeps_nobody_waiting",
+            "schedules_of_reapers::a_locked_row_keeps_nobody_waiting",
         )],
     ),
-    ("R11b", &[(Both, "schedules_of_deletions::poison_key")]),
-    ("R11c", &[(Both, "schedules_of_deletions::poison_key")]),
+    ("R11b", &[(Both, "schedules_of_reapers::poison_key")]),
+    ("R11c", &[(Both, "schedules_of_reapers::poison_key")]),
     (
         "R12a",
         &[(Both, "schedules_of_scrubs::scrub_lists_before_commit")],

@@ -175,6 +175,13 @@ impl Outside {
         }
     }
 
+    /// What a reaper had taken when it, or its database, was killed is put off by minutes; from now on it
+    /// is due.
+    pub(crate) async fn end_holds(&self) {
+        self.sql("UPDATE original_images SET next_try = updated_at WHERE state = 'deleting'")
+            .await;
+    }
+
     /// Two hours pass for everything that waits: leases and put deadlines are over, what was put off
     /// is due. Rows, not clocks, are moved, and rules R7 and R8 compare only those two. No PUT may be
     /// on its way.

@@ -65,9 +65,7 @@ async fn soak(ctx: &mut Context, nodes: usize) {
     let (_, kills) = futures::join!(working, kill(ctx, &clients, Dice::new(!seed), end));
     clients.look_at_everything().await;
     let outside = ctx.outside().await;
-    // A reaper that was killed had put what it held off by minutes; it does not come back.
-    let due = "UPDATE original_images SET next_try = updated_at WHERE state = 'deleting'";
-    outside.sql(due).await;
+    outside.end_holds().await;
     outside.rest().await;
     let figures = clients.verdict(&outside.images().await);
     let figures = figures.unwrap_or_else(|wrong| panic!("{wrong}"));
