@@ -16,6 +16,13 @@ pub(super) fn state_is(state: OriginalState) -> Expr {
     ))
 }
 
+/// The same of rows that are found by their ids, which a list of values brings: as an expression, so that
+/// no index of the rows in this state is thought of. SQLite keeps no statistics here, takes such a list for
+/// as long as the index, and would read the whole index to look each of its rows up in the list.
+pub(super) fn found_in_state(state: OriginalState) -> String {
+    format!("state || '' = '{}'", state.to_value())
+}
+
 /// No image refers to the original, as far as its count says.
 pub(super) fn is_unreferenced() -> Expr {
     Expr::cust("\"original_images\".\"reference_count\" = 0")

@@ -14,7 +14,7 @@ use sea_orm::{
 use super::operation::{Operation, Outcome};
 use super::padded;
 use super::plan::{Heal, Plan};
-use crate::ledger::literal::state_is;
+use crate::ledger::literal::{found_in_state, state_is};
 use crate::ledger::{LedgerError, clock, pending};
 use crate::seams::{Rule, Transaction, enforced};
 use crate::upload::ReleasedImage;
@@ -123,8 +123,8 @@ async fn promote(
         rows.push(format!("(${}, ${}, ${last})", last - 2, last - 1));
     }
     let still_pending = match enforced(Rule::RowDecides) {
-        true => "AND state = 'pending'",
-        false => "",
+        true => format!("AND {}", found_in_state(OriginalState::Pending)),
+        false => String::new(),
     };
     let sql = format!(
         "UPDATE original_images SET
@@ -218,8 +218,9 @@ async fn change_counts(
             zero_since = CASE WHEN reference_count + change.column2 = 0 THEN $1 END,
             updated_at = $1
          FROM (VALUES {}) AS change
-         WHERE id = change.column1 AND state = 'stored'",
-        rows.join(", ")
+         WHERE id = change.column1 AND {}",
+        rows.join(", "),
+        found_in_state(OriginalState::Stored)
     );
     let changed = transaction
         .execute_raw(Statement::from_sql_and_values(backend, sql, values))

@@ -38,6 +38,7 @@ pub(super) async fn every_function(ledger: &Ledger, log: &Log, hand: &DatabaseCo
     };
     caller.uploads("default").await;
     caller.uploads("").await;
+    caller.batches().await;
     caller.reads().await;
     caller.reapers().await;
     caller.verification().await;
@@ -91,10 +92,13 @@ impl Caller<'_> {
     }
 
     async fn apply(&self, operation: Operation, run: Run) -> Outcome {
+        self.apply_all(vec![operation], run).await.remove(0)
+    }
+
+    async fn apply_all(&self, operations: Vec<Operation>, run: Run) -> Vec<Outcome> {
         self.log.calling("apply_batch");
-        let operations = [operation];
         let outcomes = self.ledger.apply_batch(&operations, run, Duration::ZERO);
-        outcomes.await.expect("applied").remove(0)
+        outcomes.await.expect("applied")
     }
 
     /// Uploads one file; its image.
@@ -169,6 +173,39 @@ impl Caller<'_> {
         self.log.calling("abandon_generation");
         let abandoned = self.ledger.abandon_generation(&given_up, "a test").await;
         abandoned.expect("abandoned");
+    }
+
+    /// Lists of several rows may be planned otherwise than those of one.
+    async fn batches(&mut self) {
+        let scope = "default";
+        let digests = [self.number(), self.number(), self.number()];
+        let digests = digests.map(|number| ContentDigest::from([number; 32]));
+        let own = digests.map(|digest| self.generation(scope, digest));
+        let announce = own.iter().map(|generation| {
+            let mut upload = upload(scope, generation.digest, None);
+            upload.intents.push(generation.clone());
+            Operation::Upload(upload)
+        });
+        self.apply_all(announce.collect(), Run::First).await;
+        let mut images = Vec::new();
+        for own in [own.each_ref().map(Some), [None; 3]] {
+            let uploads = digests.iter().zip(own);
+            let uploads = uploads.map(|(digest, own)| upload(scope, *digest, own));
+            let uploads: Vec<CommitUpload> = uploads.collect();
+            images.extend(uploads.iter().map(|upload| upload.images[0].id));
+            let operations = uploads.into_iter().map(Operation::Upload).collect();
+            for outcome in self.apply_all(operations, Run::First).await {
+                assert!(matches!(outcome, Outcome::Attached { .. }), "{outcome:?}");
+            }
+        }
+        // Each keeps its other reference: what the reapers find is made for them below.
+        images.truncate(digests.len());
+        let release = ReleaseImages {
+            tenant: tenant(),
+            ids: images,
+            event_id: None,
+        };
+        self.apply(Operation::Release(release), Run::First).await;
     }
 
     async fn reads(&self) {

@@ -52,7 +52,7 @@ pub(super) async fn explain(database: &DatabaseConnection, statement: &Statement
 }
 
 /// Whether a step reads a table that grows from end to end.
-pub(super) fn reads_a_whole_table(function: &str, plan: &[String]) -> bool {
+pub(super) fn reads_a_whole_table(function: &str, sql: &str, plan: &[String]) -> bool {
     if WHOLE_PASSES.iter().any(|(name, _)| *name == function) {
         return false;
     }
@@ -63,9 +63,10 @@ pub(super) fn reads_a_whole_table(function: &str, plan: &[String]) -> bool {
             GROWING.contains(&table)
         };
         let small = SMALL_INDEXES.iter().any(|index| line.contains(index));
-        // SQLite walks an index from its end when only the first rows of it are wanted: that is no
-        // scan of a table, but one of an index that is not small must come with a limit.
-        on_growing("Seq Scan on ") || (on_growing("SCAN ") && !small && !line.contains("USING"))
+        // SQLite walks an index from its end when only the first rows of it are wanted: no other
+        // statement may read one that is not small.
+        let is_first_rows = line.contains("USING") && sql.contains("LIMIT");
+        on_growing("Seq Scan on ") || (on_growing("SCAN ") && !small && !is_first_rows)
     })
 }
 
