@@ -9,12 +9,11 @@ use sea_orm::sqlx::postgres::PgConnectOptions;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr};
 
+use super::pool::{ACQUIRE_TIMEOUT, Pool};
 use super::{Ledger, LedgerError};
 use crate::config::DatabaseConfig;
 use crate::seams::tap_pool;
 
-/// How long a caller waits for a connection before the database counts as not available.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that was used so recently is taken to be alive. Shorter than a database needs to restart:
 /// then whoever comes after it meets no connection of the time before.
 const TRUSTED_IDLE_TIME: Duration = Duration::from_secs(1);
@@ -30,7 +29,7 @@ impl Ledger {
         if config.url.starts_with("sqlite:") {
             return Self::connect_sqlite(config).await;
         }
-        let pool = connect_postgres(config, config.max_connections).await?;
+        let pool = Pool::shared(connect_postgres(config, config.max_connections).await?);
         Ok(Self {
             writer: tap_pool(pool.clone()),
             reader: tap_pool(pool),
@@ -61,11 +60,14 @@ impl Ledger {
                 LedgerError::Unavailable(DbErr::Custom(format!("{}: {error}", folder.display())))
             })?;
         }
-        let writer = open_sqlite(config, 1, false).await?;
-        // A database in memory belongs to its one connection.
-        let reader = match in_memory {
-            true => writer.clone(),
-            false => open_sqlite(config, config.max_connections, true).await?,
+        let one = open_sqlite(config, 1, false).await?;
+        let (writer, reader) = if in_memory {
+            // Such a database belongs to its one connection.
+            let both = Pool::shared(one);
+            (both.clone(), both)
+        } else {
+            let readers = open_sqlite(config, config.max_connections, true).await?;
+            (Pool::one_writer(one), Pool::shared(readers))
         };
         Ok(Self {
             writer: tap_pool(writer),

@@ -6,7 +6,6 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend};
 use super::connect::connect_postgres;
 use super::{Ledger, LedgerError};
 use crate::config::DatabaseConfig;
-use crate::seams::pool;
 
 /// PostgreSQL's advisory lock that a migrating node holds: "hapax" in ASCII.
 const MIGRATION_LOCK: i64 = 0x68_61_70_61_78;
@@ -45,7 +44,8 @@ impl Ledger {
     /// # Errors
     /// The database is not available.
     pub async fn migration_status(&self) -> Result<Vec<(String, bool)>, LedgerError> {
-        let migrations = Migrator::get_migration_with_status_read_only(pool(&self.reader)).await?;
+        let migrations =
+            Migrator::get_migration_with_status_read_only(self.reader.whole().await).await?;
         Ok(migrations
             .iter()
             .map(|migration| {
@@ -62,7 +62,7 @@ impl Ledger {
         config: &DatabaseConfig,
     ) -> Result<DatabaseConnection, LedgerError> {
         if self.backend != DbBackend::Postgres {
-            return Ok(pool(&self.writer).clone());
+            return Ok(self.writer.whole().await.clone());
         }
         let patient = DatabaseConfig {
             statement_timeout: std::time::Duration::ZERO,

@@ -15,6 +15,7 @@ mod literal;
 mod migrate;
 mod originals;
 pub mod pending;
+mod pool;
 pub mod reap;
 mod receipts;
 mod stats;
@@ -25,14 +26,13 @@ pub mod usage;
 pub mod usage_check;
 pub mod verify;
 
-#[cfg(not(feature = "seams"))]
-use sea_orm::TransactionTrait;
-use sea_orm::{DbBackend, SqliteTransactionMode, Statement, TransactionOptions};
+use sea_orm::{DbBackend, Statement};
 
 pub(crate) use connect::sqlite_file;
 pub use error::LedgerError;
 pub use images::{ImageWithOriginal, ListCursor};
 pub use originals::OriginalView;
+pub(crate) use pool::{Pool, PoolTransaction};
 pub use stats::{OriginalsObservation, Stats};
 
 use crate::seams::{Connection, Transaction};
@@ -64,20 +64,14 @@ impl Ledger {
         }
     }
 
-    /// Begins a write transaction. On SQLite it takes the write lock at once: a transaction that
-    /// reads first and writes later could be refused half-way.
+    /// Begins a write transaction.
     pub(crate) async fn begin(&self) -> Result<Transaction, LedgerError> {
-        let options = TransactionOptions {
-            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-            ..TransactionOptions::default()
-        };
-        Ok(self.writer.begin_with_options(options).await?)
+        Ok(self.writer.begin_writing().await?)
     }
 
     /// Begins a transaction that only reads: statements that one snapshot or one setting holds
     /// together.
     pub(crate) async fn begin_reading(&self) -> Result<Transaction, LedgerError> {
-        let options = TransactionOptions::default();
-        Ok(self.reader.begin_with_options(options).await?)
+        Ok(self.reader.begin_reading().await?)
     }
 }

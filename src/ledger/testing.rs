@@ -1,28 +1,22 @@
 //! A migrated database of a test's own.
 
-use sea_orm::{ConnectOptions, Database};
+use migration::MigratorTrait;
 use tempfile::TempDir;
 
 use super::Ledger;
-use crate::seams::tap_pool;
+use crate::config::DatabaseConfig;
 
 /// A fresh SQLite file; it goes with the folder.
 pub(crate) async fn ledger() -> (Ledger, TempDir) {
-    use migration::MigratorTrait;
-
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let url = format!("sqlite://{}/test.db?mode=rwc", folder.path().display());
-    let mut options = ConnectOptions::new(url);
-    options.max_connections(1).sqlx_logging(false);
-    let database = Database::connect(options).await.expect("a database");
-    migration::Migrator::up(&database, None)
+    let config = DatabaseConfig {
+        url: format!("sqlite://{}/test.db", folder.path().display()),
+        ..DatabaseConfig::default()
+    };
+    let ledger = Ledger::connect(&config).await.expect("a database");
+    migration::Migrator::up(ledger.writer.whole().await, None)
         .await
         .expect("every migration");
-    let ledger = Ledger {
-        writer: tap_pool(database.clone()),
-        backend: database.get_database_backend(),
-        reader: tap_pool(database),
-    };
     (ledger, folder)
 }
 

@@ -1,42 +1,46 @@
-//! SeaORM's pool and transaction, each of whose calls a test may fail.
+//! The ledger's pool and transaction, each of whose calls a test may fail.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use sea_orm::metric::Info;
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult,
-    QueryResult, RuntimeErr, SqlxError, Statement, TransactionOptions, TransactionTrait,
+    ConnectionTrait, DatabaseConnection, DbBackend, DbErr, ExecResult, QueryResult, RuntimeErr,
+    SqlxError, Statement,
 };
 
 use super::control::{Verdict, ask_about};
+use crate::ledger::{Pool, PoolTransaction};
 
 /// A pool.
 #[derive(Debug, Clone)]
-pub(crate) struct Connection(DatabaseConnection);
+pub(crate) struct Connection(Pool);
 
 /// A transaction of that pool.
 #[derive(Debug)]
-pub(crate) struct Transaction(DatabaseTransaction);
+pub(crate) struct Transaction(PoolTransaction);
 
 /// Makes a pool one whose calls a test may fail.
-pub(crate) fn tap_pool(pool: DatabaseConnection) -> Connection {
+pub(crate) fn tap_pool(pool: Pool) -> Connection {
     Connection(pool)
 }
 
-/// The pool itself, where SeaORM asks for its own type. What is done there is out of a test's reach.
-pub(crate) fn pool(connection: &Connection) -> &DatabaseConnection {
-    &connection.0
-}
-
 impl Connection {
-    pub(crate) async fn begin_with_options(
-        &self,
-        options: TransactionOptions,
-    ) -> Result<Transaction, DbErr> {
+    pub(crate) async fn begin_writing(&self) -> Result<Transaction, DbErr> {
         let verdict = ask("begin", "").await;
-        let begun = verdict.carry_out(self.0.begin_with_options(options), lost);
+        let begun = verdict.carry_out(self.0.begin_writing(), lost);
         begun.await.map(Transaction)
+    }
+
+    pub(crate) async fn begin_reading(&self) -> Result<Transaction, DbErr> {
+        let verdict = ask("begin", "").await;
+        let begun = verdict.carry_out(self.0.begin_reading(), lost);
+        begun.await.map(Transaction)
+    }
+
+    /// What is done there is out of a test's reach.
+    pub(crate) async fn whole(&self) -> &DatabaseConnection {
+        self.0.whole().await
     }
 
     pub(crate) fn set_metric_callback(

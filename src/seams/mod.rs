@@ -2,7 +2,7 @@
 //! to kill it there, or to leave a rule of the protocol out and see which test notices.
 //!
 //! Without the cargo feature `seams`, which no release has, nothing of it is compiled: points are
-//! empty, [`Connection`] and [`Transaction`] are SeaORM's own types, every rule is in force.
+//! empty, [`Connection`] and [`Transaction`] are the ledger's own types, every rule is in force.
 //!
 //! With it, and with `HAPAX_SEAMS` naming a Unix socket, the process asks there before it goes on;
 //! `control` tells the conversation.
@@ -72,8 +72,7 @@ mod absent {
     use super::Point;
     use crate::store::BlobStore;
 
-    pub(crate) type Connection = sea_orm::DatabaseConnection;
-    pub(crate) type Transaction = sea_orm::DatabaseTransaction;
+    pub(crate) use crate::ledger::{Pool as Connection, PoolTransaction as Transaction};
 
     /// Nobody is told.
     #[inline(always)]
@@ -87,18 +86,12 @@ mod absent {
     }
 
     #[inline(always)]
-    pub(crate) fn tap_pool(pool: sea_orm::DatabaseConnection) -> Connection {
+    pub(crate) fn tap_pool(pool: Connection) -> Connection {
         pool
-    }
-
-    /// The pool itself, where SeaORM asks for its own type.
-    #[inline(always)]
-    pub(crate) fn pool(connection: &Connection) -> &sea_orm::DatabaseConnection {
-        connection
     }
 }
 
 #[cfg(not(feature = "seams"))]
-pub(crate) use absent::{Connection, Transaction, pool, reach, tap_pool, tap_store};
+pub(crate) use absent::{Connection, Transaction, reach, tap_pool, tap_store};
 #[cfg(feature = "seams")]
-pub(crate) use database::{pool, tap_pool};
+pub(crate) use database::tap_pool;
