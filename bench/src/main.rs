@@ -104,7 +104,10 @@ struct Run {
 /// The profile of what is measured beside the product.
 const OPTIMISED: &str = "optimised";
 /// What `--only` calls the databases of `--scale`.
-const SCALE: &str = "scale";
+const SCALES: [(&str, Backend); 2] = [
+    ("scale-sqlite", Backend::SqliteLocal),
+    ("scale-postgres", Backend::PostgresS3),
+];
 /// How many originals a smoke test fills a database with.
 const SMOKE_ORIGINALS: u64 = 2000;
 
@@ -130,7 +133,7 @@ fn run(arguments: &Run) -> Result<bool> {
         ALL.iter()
             .for_each(|workload| println!("{:<18} {}", workload.name, workload.title));
         extras::NAMES.iter().for_each(|name| println!("{name}"));
-        println!("{SCALE}");
+        SCALES.iter().for_each(|(name, _)| println!("{name}"));
         return Ok(true);
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -164,17 +167,21 @@ async fn measure_all(arguments: &Run) -> Result<bool> {
         .filter(|workload| wanted(workload.name))
         .collect();
     let any_extra = extras::NAMES.iter().any(|name| wanted(name));
-    let originals = arguments
+    let full: Vec<(&str, Backend, u64)> = arguments
         .scale
         .or(arguments.smoke.then_some(SMOKE_ORIGINALS))
-        .filter(|_| wanted(SCALE));
+        .into_iter()
+        .flat_map(|originals| SCALES.map(|(name, backend)| (name, backend, originals)))
+        .filter(|(name, ..)| wanted(name))
+        .collect();
     ensure!(
-        !workloads.is_empty() || any_extra || originals.is_some(),
+        !workloads.is_empty() || any_extra || !full.is_empty(),
         "no such workload: --list names them"
     );
     let mut left_out = Vec::new();
     let on_postgres = |workload: &&Workload| workload.backend == Backend::PostgresS3;
-    let cluster = match originals.is_some() || workloads.iter().any(on_postgres) {
+    let fills_postgres = full.iter().any(|(_, on, _)| *on == Backend::PostgresS3);
+    let cluster = match fills_postgres || workloads.iter().any(on_postgres) {
         true => start_cluster(&mut left_out)?,
         false => None,
     };
@@ -209,7 +216,7 @@ async fn measure_all(arguments: &Run) -> Result<bool> {
         lines.push(line);
     }
     let extras = Extras::measure(&surroundings, scale, wanted).await?;
-    let scaled = measure_scale(&surroundings, originals, scale).await?;
+    let scaled = measure_scale(&surroundings, &full, scale).await?;
     let bars = if scale.smoke {
         Vec::new()
     } else {
@@ -280,16 +287,16 @@ fn start_cluster(left_out: &mut Vec<String>) -> Result<Option<Cluster>> {
 /// Full databases, one after the other: both at once may not fit.
 async fn measure_scale(
     surroundings: &Surroundings,
-    originals: Option<u64>,
+    full: &[(&str, Backend, u64)],
     scale: Scale,
 ) -> Result<Vec<Scaled>> {
     let mut scaled = Vec::new();
-    for backend in [Backend::SqliteLocal, Backend::PostgresS3] {
+    for &(name, backend, originals) in full {
         let there = backend == Backend::SqliteLocal || surroundings.cluster.is_some();
-        let Some(originals) = originals.filter(|_| there && surroundings.services.is_file()) else {
+        if !there || !surroundings.services.is_file() {
             continue;
-        };
-        eprintln!("{SCALE:<18} {backend:?}, {originals} originals");
+        }
+        eprintln!("{name:<18} {originals} originals");
         let measured = scale::measure(surroundings, backend, originals, scale).await;
         scaled.push(measured.with_context(|| format!("{backend:?} with {originals} originals"))?);
     }

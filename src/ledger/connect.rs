@@ -105,6 +105,9 @@ async fn open_sqlite(
             // Statement journals of multi-row writes would otherwise be files, made anew each time.
             .pragma("temp_store", "MEMORY")
             .pragma("query_only", if read_only { "ON" } else { "OFF" })
+            // In KiB: the writer goes down the trees of all indexes again and again, and upwards of a few
+            // million rows their inner pages do not fit into SQLite's own 2 MiB.
+            .pragma("cache_size", if read_only { "-2000" } else { "-65536" })
     });
     // SQLite ends a transaction by itself when the disk is full or fails, also at COMMIT; the driver then
     // still counts it as open, and would make savepoints of all later transactions, which nothing ever
