@@ -13,7 +13,7 @@ use hapax::http::multipart::{MultipartParser, PartEvent};
 use hapax::ledger::Ledger;
 use hapax::ledger::batch::{CommitUpload, ContentClaim, NewImage, Operation, Run};
 use hapax::ledger::pending::NewGeneration;
-use hapax::spool::{Spool, SpooledBody};
+use hapax::spool::{Caching, Spool, SpooledBody};
 use hapax::store::{BlobStore, LocalStore};
 use hapax::upload::TenantId;
 use tokio::runtime::Runtime;
@@ -44,7 +44,7 @@ fn chunks(bytes: usize) -> Vec<Bytes> {
 /// Hash and keep, as the chunks of one small upload arrive.
 fn hash_and_spool(c: &mut Criterion) {
     let folder = tempfile::tempdir().expect("a folder");
-    let spool = Spool::open(folder.path(), 256 * MIB, MIB).expect("a spool");
+    let spool = Spool::open(folder.path(), 256 * MIB, MIB, Caching::Direct).expect("a spool");
     let (runtime, chunks) = (runtime(), chunks(PHOTO_BYTES));
     let mut group = c.benchmark_group("spool");
     group.throughput(Throughput::Bytes(PHOTO_BYTES as u64));
@@ -178,7 +178,7 @@ fn local_put(c: &mut Criterion) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("objects");
     let store = Arc::new(LocalStore::open(&path).expect("a store"));
-    let spool = Spool::open(LocalStore::spool_dir(&path), 256 * MIB, MIB).expect("a spool");
+    let spool = Spool::open(LocalStore::spool_dir(&path), 256 * MIB, MIB, Caching::Direct).expect("a spool");
     let runtime = runtime();
     let (body, digest) = runtime.block_on(spooled(&spool, &chunks(PHOTO_BYTES)));
     let mut group = c.benchmark_group("local store");

@@ -19,7 +19,7 @@ use crate::config::{Config, StorageBackend, StorageConfig};
 use crate::http;
 use crate::ledger::LedgerError;
 use crate::reap::IdentityError;
-use crate::spool::Spool;
+use crate::spool::{Caching, Spool};
 use crate::store::{BlobStore, StoreError};
 pub use instance::Instance;
 
@@ -154,7 +154,8 @@ async fn open_store(config: &Config) -> Result<Arc<dyn BlobStore>, StoreError> {
     Ok(store)
 }
 
-/// Large bodies wait in the local store's own file system, so that they need not be copied.
+/// Large bodies wait in the local store's own file system, so that they need not be copied: what is
+/// spooled is what will be stored. For S3 they are read again at once, or forgotten.
 fn open_spool(config: &Config) -> Result<Spool, AppError> {
     let upload = &config.upload;
     let path = match config.storage.backend {
@@ -162,7 +163,16 @@ fn open_spool(config: &Config) -> Result<Spool, AppError> {
         StorageBackend::Local => crate::store::LocalStore::spool_dir(&config.storage.local.path),
         StorageBackend::S3 => PathBuf::from("hapax-data/spool"),
     };
-    Spool::open(&path, upload.memory_budget, upload.memory_threshold)
+    let caching = match config.storage.backend {
+        StorageBackend::Local => Caching::Direct,
+        StorageBackend::S3 => Caching::Cached,
+    };
+    Spool::open(
+        &path,
+        upload.memory_budget,
+        upload.memory_threshold,
+        caching,
+    )
         .map_err(|source| AppError::Spool { path, source })
 }
 

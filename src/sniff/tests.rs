@@ -3,6 +3,7 @@ use std::io::Cursor;
 use image::{DynamicImage, ImageFormat, RgbImage, RgbaImage};
 
 use super::*;
+use crate::spool::{Caching, Spool};
 
 fn encode(format: ImageFormat, width: u32, height: u32) -> Vec<u8> {
     let image = match format {
@@ -236,7 +237,7 @@ fn hostile_headers_neither_panic_nor_hang() {
 #[tokio::test]
 async fn files_are_sniffed_like_memory() {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let spool = crate::spool::Spool::open(directory.path(), 1 << 20, 0).expect("writable");
+    let spool = Spool::open(directory.path(), 1 << 20, 0, Caching::Cached).expect("writable");
     for (format, mime_type) in FORMATS {
         let mut writer = spool.writer(None);
         let bytes = encode(format, 50, 60);

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use prometheus::IntGauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::blocks::BLOCK_BYTES;
+
 /// The part of the budget kept for bytes on their way to disk: one in so many.
 ///
 /// It is a pool of its own because its holders always make progress, while a body in memory may wait
@@ -23,7 +25,7 @@ pub(super) struct Budget {
 
 impl Budget {
     /// Splits `bytes` into both pools. The in-flight one has at least one byte: with it, bodies pass
-    /// one chunk at a time however small the budget is.
+    /// one block at a time however small the budget is.
     pub(super) fn new(bytes: u64, gauge: IntGauge) -> Self {
         let in_flight = (bytes / IN_FLIGHT_SHARE).clamp(1, u64::from(u32::MAX / 2)) as u32;
         let memory = bytes.saturating_sub(u64::from(in_flight));
@@ -40,18 +42,20 @@ impl Budget {
 
     /// No bytes yet, of the memory pool.
     pub(super) fn hold_no_memory(&self) -> Hold {
-        self.hold_none(&self.memory)
-    }
-
-    /// No bytes yet, of the in-flight pool.
-    pub(super) fn hold_nothing_in_flight(&self) -> Hold {
-        self.hold_none(&self.in_flight)
+        self.try_hold_memory(0)
+            .expect("no permits are always there, and no pool is ever closed")
     }
 
     /// Takes bytes for a body that stays in memory, if they are free. Never waits.
     pub(super) fn try_hold_memory(&self, bytes: usize) -> Option<Hold> {
         let permits = u32::try_from(bytes).ok()?;
         self.try_take(&self.memory, permits, bytes)
+    }
+
+    /// As much of `bytes` as the in-flight pool can ever hold, but at least one block.
+    pub(super) fn whole_blocks_in_flight(&self, bytes: usize) -> usize {
+        let most = bytes.min(self.in_flight_bytes as usize);
+        (most - most % BLOCK_BYTES).max(BLOCK_BYTES)
     }
 
     /// Takes bytes on their way to disk, if they are free.
@@ -67,11 +71,6 @@ impl Budget {
             .await
             .expect("the budget is never closed");
         self.counted(permit, bytes)
-    }
-
-    fn hold_none(&self, pool: &Arc<Semaphore>) -> Hold {
-        self.try_take(pool, 0, 0)
-            .expect("no permits are always there, and no pool is ever closed")
     }
 
     fn try_take(&self, pool: &Arc<Semaphore>, permits: u32, bytes: usize) -> Option<Hold> {

@@ -13,12 +13,10 @@ const TAIL_BYTES: usize = 4 * 1024;
 pub(super) struct ChunkList {
     sealed: Vec<Bytes>,
     tail: BytesMut,
-    bytes: u64,
 }
 
 impl ChunkList {
     pub(super) fn push(&mut self, chunk: Bytes) {
-        self.bytes += chunk.len() as u64;
         if chunk.len() >= SMALL_CHUNK_BYTES {
             self.seal();
             self.sealed.push(chunk);
@@ -29,11 +27,6 @@ impl ChunkList {
         }
         // It grows with what is in it: thousands of clients may be trickling single bytes.
         self.tail.extend_from_slice(&chunk);
-    }
-
-    /// Total length in bytes.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
     }
 
     pub(super) fn into_chunks(mut self) -> Vec<Bytes> {
@@ -70,7 +63,6 @@ mod tests {
             expected.extend_from_slice(&chunk);
             list.push(chunk);
         }
-        assert_eq!(list.bytes(), expected.len() as u64);
         assert_eq!(list.into_chunks().concat(), expected);
     }
 

@@ -5,6 +5,7 @@
 //! pass. Every byte held in memory has a permit. A wait for permits holds none, so uploads cannot
 //! deadlock on the budget. Files have no name: whatever ends the process, nothing is left behind.
 
+mod blocks;
 mod body;
 mod budget;
 mod chunks;
@@ -19,8 +20,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+pub use blocks::Caching;
+pub(crate) use blocks::write_whole;
 pub(crate) use body::seek_target;
 pub use body::{SpooledBody, SpooledReader};
 pub use writer::SpoolWriter;
@@ -45,8 +48,9 @@ pub struct Spool {
 struct Shared {
     directory: PathBuf,
     memory_threshold: u64,
+    caching: Caching,
     budget: Budget,
-    /// One permit per piece of hashing and writing at work. More threads than the machine can run
+    /// One permit per gather that is hashed and written. More threads than the machine can run
     /// would only add memory: each costs a stack and an allocator arena.
     workers: Arc<Semaphore>,
 }
@@ -56,7 +60,7 @@ impl Spool {
     /// 0700 where it is missing; bodies are nobody else's to read.
     ///
     /// `memory_budget` is what all bodies together may hold in memory, `memory_threshold` what one
-    /// of them may; both in bytes.
+    /// of them may; both in bytes. `caching` is how the others reach the disk.
     ///
     /// # Errors
     /// The directory cannot be created or written.
@@ -64,12 +68,18 @@ impl Spool {
         directory: impl AsRef<Path>,
         memory_budget: u64,
         memory_threshold: u64,
+        caching: Caching,
     ) -> io::Result<Self> {
         let budget = Budget::new(memory_budget, METRICS.spool_bytes.clone());
-        Self::with_budget(directory.as_ref(), budget, memory_threshold)
+        Self::with_budget(directory.as_ref(), budget, memory_threshold, caching)
     }
 
-    fn with_budget(directory: &Path, budget: Budget, memory_threshold: u64) -> io::Result<Self> {
+    fn with_budget(
+        directory: &Path,
+        budget: Budget,
+        memory_threshold: u64,
+        caching: Caching,
+    ) -> io::Result<Self> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -79,6 +89,7 @@ impl Spool {
             shared: Arc::new(Shared {
                 directory: directory.to_owned(),
                 memory_threshold,
+                caching,
                 budget,
                 workers: Arc::new(Semaphore::new(2 * cores)),
             }),
@@ -111,6 +122,12 @@ impl Spool {
         .map_err(io::Error::other)?
     }
 
+    async fn worker_slot(&self) -> OwnedSemaphorePermit {
+        let workers = Arc::clone(&self.shared.workers);
+        let slot = workers.acquire_owned().await;
+        slot.expect("the workers' semaphore is never closed")
+    }
+
     /// Bytes of memory that may still be taken by bodies, for tests of leaks.
     #[cfg(test)]
     pub(crate) fn free_permits(&self) -> (usize, usize) {
@@ -123,7 +140,7 @@ fn probe(directory: &Path) -> io::Result<()> {
 }
 
 /// Writes pieces one after the other in as few calls as the kernel allows.
-pub(crate) fn write_pieces(pieces: &[Bytes], mut target: &File) -> io::Result<()> {
+fn write_pieces(pieces: &[Bytes], mut target: &File) -> io::Result<()> {
     use std::io::IoSlice;
     for some in pieces.chunks(MAX_SLICES) {
         let mut slices: Vec<IoSlice<'_>> = some.iter().map(|piece| IoSlice::new(piece)).collect();

@@ -23,7 +23,8 @@ impl TestSpool {
         // A gauge of its own: the process's one counts other tests' bytes too.
         let gauge = IntGauge::new("spool_bytes", "of this test").expect("a good name");
         let budget = Budget::new(memory_budget, gauge.clone());
-        let spool = Spool::with_budget(&directory.path().join("spool"), budget, memory_threshold)
+        let folder = directory.path().join("spool");
+        let spool = Spool::with_budget(&folder, budget, memory_threshold, Caching::Direct)
             .expect("a writable directory");
         let free_at_start = spool.free_permits();
         Self {
@@ -231,7 +232,7 @@ async fn a_spool_that_cannot_be_written_is_an_error() {
     assert_eq!(test.spool.free_permits(), test.free_at_start);
 
     let file = tempfile::NamedTempFile::new().expect("a file");
-    assert!(Spool::open(file.path(), 1024, 1024).is_err());
+    assert!(Spool::open(file.path(), 1024, 1024, Caching::Cached).is_err());
 }
 
 #[tokio::test]

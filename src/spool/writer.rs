@@ -7,80 +7,81 @@ use std::sync::Arc;
 use bytes::Bytes;
 use entity::ContentDigest;
 use sha2::{Digest, Sha256};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, spawn_blocking};
 
+use super::blocks::{AlignedBuffer, Appender, BLOCK_BYTES};
 use super::budget::{GaugeShare, Hold};
 use super::chunks::ChunkList;
-use super::{Spool, SpooledBody, unlinked_file, write_pieces};
+use super::{Spool, SpooledBody, unlinked_file};
 
 /// The most that is hashed at a stretch on a thread that others share: about 0.1 ms.
 const INLINE_HASH_BYTES: usize = 64 * 1024;
-/// What is gathered before it is hashed and written by a thread of the blocking pool. A second gather
+/// The first gather of a body on disk, and of one whose client was silent: all of it is taken from the
+/// budget as soon as there is one byte in it.
+const FIRST_GATHER_BYTES: usize = 32 * 1024;
+/// What is gathered at the most before threads of the blocking pool hash and write it. A second gather
 /// fills meanwhile, so one upload has at most twice this in flight.
-const GATHER_BYTES: u64 = 128 * 1024;
+const GATHER_BYTES: usize = 256 * 1024;
 
 /// A body while it comes in: hashed and kept at once. Dropping it frees all it holds.
 #[derive(Debug)]
 pub struct SpoolWriter {
     spool: Spool,
     bytes: u64,
+    /// Of all bytes taken.
+    hasher: Sha256,
     place: Place,
 }
 
 #[derive(Debug)]
 enum Place {
-    /// All of it, hashed already.
-    Memory {
-        chunks: ChunkList,
-        hold: Hold,
-        hasher: Sha256,
-    },
+    /// All of it.
+    Memory { chunks: ChunkList, hold: Hold },
     /// On disk, but for what is gathered or at work.
-    Disk { gather: Gather, worker: Worker },
+    Disk(OnDisk),
 }
 
-/// Bytes and the permits for them. The bytes go first.
+#[derive(Debug)]
+struct OnDisk {
+    /// There is at least one byte in it.
+    gather: Option<Gather>,
+    /// The size of the next gather: it grows as long as they are filled.
+    next_bytes: usize,
+    worker: Worker,
+}
+
+/// Bytes on their way to the disk, and the permits for all that may be in it. The bytes go first.
 #[derive(Debug)]
 struct Gather {
-    chunks: ChunkList,
-    hold: Hold,
+    buffer: AlignedBuffer,
+    _hold: Hold,
 }
 
-/// Who has the file and the digest so far: exactly one place at any time, so that no byte is hashed
-/// out of order or without being written.
+/// Who has the file: exactly one place at any time, so that no byte is written out of order.
 #[derive(Debug)]
 enum Worker {
-    Idle(Sink),
-    Busy(JoinHandle<io::Result<Sink>>),
+    /// Opened with its first bytes.
+    Idle(Option<Appender>),
+    Busy(JoinHandle<io::Result<Appender>>),
     /// An error was reported; there is no body any more.
     Failed,
-}
-
-/// The file, opened with its first bytes, and the digest of what is in it.
-#[derive(Debug)]
-struct Sink {
-    file: Option<File>,
-    hasher: Sha256,
 }
 
 impl SpoolWriter {
     pub(super) fn new(spool: Spool, expected_bytes: Option<u64>) -> Self {
         let budget = &spool.shared.budget;
         let place = if expected_bytes.is_some_and(|bytes| bytes > spool.shared.memory_threshold) {
-            Place::Disk {
-                gather: Gather::new(&spool),
-                worker: Worker::Idle(Sink::new(Sha256::new())),
-            }
+            Place::Disk(OnDisk::new())
         } else {
             Place::Memory {
                 chunks: ChunkList::default(),
                 hold: budget.hold_no_memory(),
-                hasher: Sha256::new(),
             }
         };
         Self {
             spool,
             bytes: 0,
+            hasher: Sha256::new(),
             place,
         }
     }
@@ -101,16 +102,11 @@ impl SpoolWriter {
         }
         let fits = self.bytes + chunk.len() as u64 <= self.spool.shared.memory_threshold;
         self.bytes += chunk.len() as u64;
-        if let Place::Memory {
-            chunks,
-            hold,
-            hasher,
-        } = &mut self.place
-        {
+        hash_in_slices(&mut self.hasher, &chunk).await;
+        if let Place::Memory { chunks, hold } = &mut self.place {
             let budget = &self.spool.shared.budget;
             if fits && let Some(more) = budget.try_hold_memory(chunk.len()) {
                 hold.merge(more);
-                hash_in_slices(hasher, &chunk).await;
                 chunks.push(chunk);
                 return Ok(());
             }
@@ -121,7 +117,7 @@ impl SpoolWriter {
 
     /// Whether the writer holds bytes that [`Self::pause`] would bring to disk.
     pub fn holds_in_flight(&self) -> bool {
-        matches!(&self.place, Place::Disk { gather, .. } if gather.chunks.bytes() > 0)
+        matches!(&self.place, Place::Disk(disk) if disk.gather.is_some())
     }
 
     /// The client is silent: brings to disk what is gathered, so that no slow client sits on the
@@ -131,11 +127,11 @@ impl SpoolWriter {
     /// As [`Self::write`].
     pub async fn pause(&mut self) -> io::Result<()> {
         match &mut self.place {
-            Place::Disk { gather, worker } if gather.chunks.bytes() > 0 => {
-                let full = std::mem::replace(gather, Gather::new(&self.spool));
-                worker.start(&self.spool, full, Hashed::Not).await
+            Place::Disk(disk) => {
+                disk.next_bytes = FIRST_GATHER_BYTES;
+                disk.flush(&self.spool).await
             }
-            _ => Ok(()),
+            Place::Memory { .. } => Ok(()),
         }
     }
 
@@ -145,144 +141,168 @@ impl SpoolWriter {
     /// As [`Self::write`].
     pub async fn finish(mut self) -> io::Result<(SpooledBody, ContentDigest)> {
         self.pause().await?;
-        let bytes = self.bytes;
+        let (bytes, digest) = (self.bytes, digest_of(self.hasher));
         match self.place {
-            Place::Memory {
-                chunks,
-                hold,
-                hasher,
-            } => {
+            Place::Memory { chunks, hold } => {
                 let (permit, gauge) = hold.into_parts();
                 let body = SpooledBody::Memory {
                     chunks: with_gauge(chunks.into_chunks(), gauge).into(),
                     bytes,
                     permit: Arc::new(permit),
                 };
-                Ok((body, digest_of(hasher)))
+                Ok((body, digest))
             }
-            Place::Disk { mut worker, .. } => {
-                let Sink { file, hasher } = worker.settle().await?;
-                let file = match file {
-                    Some(file) => file,
+            Place::Disk(OnDisk { mut worker, .. }) => {
+                let file = match worker.settle().await? {
+                    Some(file) => file.finish()?,
                     None => open_file(&self.spool).await?,
                 };
                 let file = Arc::new(file);
-                Ok((SpooledBody::File { file, bytes }, digest_of(hasher)))
+                Ok((SpooledBody::File { file, bytes }, digest))
             }
         }
     }
 
     /// Moves what is in memory to disk; its permits return when it is written.
     async fn spill(&mut self) -> io::Result<()> {
-        let disk = Place::Disk {
-            gather: Gather::new(&self.spool),
+        let failed = Place::Disk(OnDisk {
             worker: Worker::Failed,
-        };
-        if let Place::Memory {
-            chunks,
-            hold,
-            hasher,
-        } = std::mem::replace(&mut self.place, disk)
-            && let Place::Disk { worker, .. } = &mut self.place
-        {
-            *worker = Worker::Idle(Sink::new(hasher));
-            if chunks.bytes() > 0 {
-                let held = Gather { chunks, hold };
-                worker.start(&self.spool, held, Hashed::Already).await?;
+            ..OnDisk::new()
+        });
+        if let Place::Memory { chunks, hold } = std::mem::replace(&mut self.place, failed) {
+            let mut disk = OnDisk::new();
+            let mut pieces = chunks.into_chunks();
+            let tail = split_tail(&mut pieces);
+            if !pieces.is_empty() {
+                let write = move |file: &mut Appender| {
+                    let written = file.append_pieces(&pieces);
+                    drop((pieces, hold));
+                    written
+                };
+                disk.worker.start(&self.spool, write).await?;
             }
+            if !tail.is_empty() {
+                let gather = disk.begin(&self.spool).await?;
+                // Less than a block, and there is room for one.
+                gather.buffer.fill(&tail);
+            }
+            self.place = Place::Disk(disk);
         }
         Ok(())
     }
 
     async fn write_to_disk(&mut self, chunk: Bytes) -> io::Result<()> {
-        let Place::Disk { gather, worker } = &mut self.place else {
+        let Place::Disk(disk) = &mut self.place else {
             return Err(io::Error::other("a body in memory was not spilled"));
         };
-        let budget = &self.spool.shared.budget;
-        let hold = match budget.try_hold_in_flight(chunk.len()) {
-            Some(hold) => hold,
-            None => {
-                // Give up everything before waiting: that is why this cannot deadlock.
-                let held = std::mem::replace(gather, Gather::new(&self.spool));
-                if held.chunks.bytes() > 0 {
-                    worker.start(&self.spool, held, Hashed::Not).await?;
-                }
-                let sink = worker.settle().await?;
-                *worker = Worker::Idle(sink);
-                budget.hold_in_flight(chunk.len()).await
+        let mut rest = &chunk[..];
+        while !rest.is_empty() {
+            let gather = match &mut disk.gather {
+                Some(gather) => gather,
+                None => disk.begin(&self.spool).await?,
+            };
+            rest = gather.buffer.fill(rest);
+            if gather.buffer.is_full() {
+                disk.next_bytes = (2 * disk.next_bytes).min(GATHER_BYTES);
+                disk.flush(&self.spool).await?;
             }
-        };
-        gather.hold.merge(hold);
-        gather.chunks.push(chunk);
-        if gather.chunks.bytes() >= GATHER_BYTES {
-            self.pause().await?;
         }
         Ok(())
     }
 }
 
-impl Gather {
-    fn new(spool: &Spool) -> Self {
+impl OnDisk {
+    fn new() -> Self {
         Self {
-            chunks: ChunkList::default(),
-            hold: spool.shared.budget.hold_nothing_in_flight(),
+            gather: None,
+            next_bytes: FIRST_GATHER_BYTES,
+            worker: Worker::Idle(None),
+        }
+    }
+
+    /// A new gather, as soon as the budget has room for it.
+    async fn begin(&mut self, spool: &Spool) -> io::Result<&mut Gather> {
+        let budget = &spool.shared.budget;
+        let capacity = budget.whole_blocks_in_flight(self.next_bytes);
+        let hold = match budget.try_hold_in_flight(capacity) {
+            Some(hold) => hold,
+            None => {
+                // Give up everything before waiting: that is why this cannot deadlock.
+                let file = self.worker.settle().await?;
+                self.worker = Worker::Idle(file);
+                budget.hold_in_flight(capacity).await
+            }
+        };
+        Ok(self.gather.insert(Gather {
+            buffer: AlignedBuffer::with_capacity(capacity),
+            _hold: hold,
+        }))
+    }
+
+    /// Has what is gathered written.
+    async fn flush(&mut self, spool: &Spool) -> io::Result<()> {
+        match self.gather.take() {
+            Some(gather) => {
+                let write = move |file: &mut Appender| file.append(gather.buffer.bytes());
+                self.worker.start(spool, write).await
+            }
+            None => Ok(()),
         }
     }
 }
 
-/// Whether bytes went through SHA-256 when they came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Hashed {
-    Already,
-    Not,
-}
-
 impl Worker {
-    /// Waits until nothing is at work and takes the sink out. `Failed` stays behind.
-    async fn settle(&mut self) -> io::Result<Sink> {
+    /// Waits until nothing is at work and takes the file out. `Failed` stays behind.
+    async fn settle(&mut self) -> io::Result<Option<Appender>> {
         match std::mem::replace(self, Self::Failed) {
-            Self::Idle(sink) => Ok(sink),
-            Self::Busy(job) => job.await.map_err(io::Error::other)?,
+            Self::Idle(file) => Ok(file),
+            Self::Busy(writing) => writing.await.map_err(io::Error::other)?.map(Some),
             Self::Failed => Err(io::Error::other("the spooled body failed before")),
         }
     }
 
-    /// Has the blocking pool append the pieces, as soon as the pieces before them are written.
-    async fn start(&mut self, spool: &Spool, pieces: Gather, hashed: Hashed) -> io::Result<()> {
-        let sink = self.settle().await?;
-        let slot = Arc::clone(&spool.shared.workers)
-            .acquire_owned()
-            .await
-            .expect("the workers' semaphore is never closed");
+    /// Has the blocking pool `write` to the file, as soon as what was given to it before is written.
+    async fn start(
+        &mut self,
+        spool: &Spool,
+        write: impl FnOnce(&mut Appender) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<()> {
+        let file = self.settle().await?;
+        let slot = spool.worker_slot().await;
         let spool = spool.clone();
-        *self = Self::Busy(tokio::task::spawn_blocking(move || {
-            let Gather { chunks, hold } = pieces;
-            let result = sink.append(&spool, &chunks.into_chunks(), hashed);
-            drop(hold);
+        *self = Self::Busy(spawn_blocking(move || {
+            let mut file = match file {
+                Some(file) => file,
+                None => Appender::new(
+                    unlinked_file(&spool.shared.directory)?,
+                    spool.shared.caching,
+                )?,
+            };
+            write(&mut file)?;
             drop(slot);
-            result
+            Ok(file)
         }));
         Ok(())
     }
 }
 
-impl Sink {
-    fn new(hasher: Sha256) -> Self {
-        Self { file: None, hasher }
-    }
-
-    fn append(mut self, spool: &Spool, chunks: &[Bytes], hashed: Hashed) -> io::Result<Self> {
-        let file = match &mut self.file {
-            Some(file) => file,
-            none => none.insert(unlinked_file(&spool.shared.directory)?),
-        };
-        if hashed == Hashed::Not {
-            chunks.iter().for_each(|chunk| self.hasher.update(chunk));
+/// Takes what is beyond the last whole block out of the pieces: less than a block.
+fn split_tail(pieces: &mut Vec<Bytes>) -> Vec<u8> {
+    let bytes: usize = pieces.iter().map(Bytes::len).sum();
+    let mut missing = bytes % BLOCK_BYTES;
+    let mut tail = Vec::with_capacity(2);
+    while missing > 0
+        && let Some(last) = pieces.pop()
+    {
+        let (kept, taken) = (last.len().saturating_sub(missing), last.len().min(missing));
+        tail.push(last.slice(kept..));
+        if kept > 0 {
+            pieces.push(last.slice(..kept));
         }
-        // In one call: a file system that is told of many pages at once takes them as few large ones.
-        write_pieces(chunks, file)?;
-        Ok(self)
+        missing -= taken;
     }
+    tail.reverse();
+    tail.concat()
 }
 
 async fn open_file(spool: &Spool) -> io::Result<File> {

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::*;
 use crate::sniff;
+use crate::spool::Caching;
 use crate::upload::TenantId;
 
 /// Stands downstream: remembers what it was sent and how it was at that time.
@@ -72,6 +73,7 @@ impl Bench {
             directory.path(),
             config.memory_budget,
             config.memory_threshold,
+            Caching::Cached,
         )
         .expect("writable");
         let recorder = Recorder {

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use uuid::Uuid;
 
 use super::durable;
-use crate::spool::{SpooledBody, write_pieces};
+use crate::spool::{SpooledBody, write_whole};
 use crate::store::StoreErrorKind::{Damaged, NotFound, Refused, Unknown};
 use crate::store::{StorageKey, StoreError, StoreErrorKind};
 
@@ -100,7 +100,7 @@ impl Tree {
         // The outer error: it has no name. The inner one: it has, but its bytes are not durable.
         let entered = match body {
             SpooledBody::Memory { chunks, .. } => durable::create(&place.file)
-                .map(|file| write_pieces(chunks, &file).and_then(|()| file.sync_all())),
+                .map(|file| write_whole(file, chunks).and_then(|file| file.sync_all())),
             SpooledBody::File { file, bytes } => check_length(file, *bytes)
                 .and_then(|()| durable::place(file, *bytes, &place.file, &spool_dir(&self.root)))
                 .map(|()| file.sync_all()),
