@@ -178,7 +178,13 @@ fn local_put(c: &mut Criterion) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("objects");
     let store = Arc::new(LocalStore::open(&path).expect("a store"));
-    let spool = Spool::open(LocalStore::spool_dir(&path), 256 * MIB, MIB, Caching::Direct).expect("a spool");
+    let spool = Spool::open(
+        LocalStore::spool_dir(&path),
+        256 * MIB,
+        MIB,
+        Caching::Direct,
+    )
+    .expect("a spool");
     let runtime = runtime();
     let (body, digest) = runtime.block_on(spooled(&spool, &chunks(PHOTO_BYTES)));
     let mut group = c.benchmark_group("local store");

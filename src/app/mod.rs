@@ -173,7 +173,7 @@ fn open_spool(config: &Config) -> Result<Spool, AppError> {
         upload.memory_threshold,
         caching,
     )
-        .map_err(|source| AppError::Spool { path, source })
+    .map_err(|source| AppError::Spool { path, source })
 }
 
 /// The one line on stdout that scripts wait for.

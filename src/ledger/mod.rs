@@ -18,6 +18,7 @@ pub mod pending;
 mod pool;
 pub mod reap;
 mod receipts;
+mod script;
 mod stats;
 mod store_meta;
 #[cfg(test)]
@@ -60,7 +61,13 @@ impl Ledger {
         let observe = std::sync::Arc::new(observe);
         for pool in [&mut self.writer, &mut self.reader] {
             let observe = std::sync::Arc::clone(&observe);
-            pool.set_metric_callback(move |info| observe(info.statement));
+            pool.set_metric_callback(move |info| {
+                let statements = script::parts(info.statement);
+                let asked = statements
+                    .iter()
+                    .filter(|one| one.sql != pool::BEGIN_WRITING);
+                asked.for_each(|statement| observe(statement));
+            });
         }
     }
 

@@ -6,6 +6,7 @@
 //! pool between transactions.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,6 +17,8 @@ use sea_orm::{
     TransactionTrait,
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use super::script;
 
 /// How long a caller waits for a connection before the database counts as not available.
 pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,9 +37,15 @@ pub(crate) struct Pool {
 /// is still sound.
 type Kept = Arc<Mutex<Option<DatabaseTransaction>>>;
 
+/// What begins a transaction of the one writer. It takes the write lock at once: a transaction that reads
+/// first and writes later could be refused half-way.
+pub(super) const BEGIN_WRITING: &str = "BEGIN IMMEDIATE";
+
 /// A transaction. Dropped, it is rolled back.
 #[derive(Debug)]
 pub(crate) struct PoolTransaction {
+    /// The kept connection's `BEGIN` is still to be sent: with the first query, not before it.
+    begins: AtomicBool,
     /// Dropped before `home`: whoever has the next turn finds it on its way to the pool.
     connection: DatabaseTransaction,
     /// The place it is kept in, locked.
@@ -57,18 +66,16 @@ impl Pool {
         }
     }
 
-    /// Begins a transaction that writes. On SQLite it takes the write lock at once: a transaction that
-    /// reads first and writes later could be refused half-way.
+    /// Begins a transaction that writes.
     pub(crate) async fn begin_writing(&self) -> Result<PoolTransaction, DbErr> {
         let mut home = match &self.kept {
             Some(kept) => Some(turn(kept).await?),
             None => None,
         };
-        let connection = match home.as_deref_mut().and_then(Option::take) {
-            Some(connection) => {
-                connection.execute_unprepared("BEGIN IMMEDIATE").await?;
-                connection
-            }
+        let kept = home.as_deref_mut().and_then(Option::take);
+        let begins = AtomicBool::new(kept.is_some());
+        let connection = match kept {
+            Some(connection) => connection,
             None => {
                 let options = TransactionOptions {
                     sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
@@ -77,12 +84,17 @@ impl Pool {
                 self.pool.begin_with_options(options).await?
             }
         };
-        Ok(PoolTransaction { connection, home })
+        Ok(PoolTransaction {
+            begins,
+            connection,
+            home,
+        })
     }
 
     /// Begins a transaction that only reads.
     pub(crate) async fn begin_reading(&self) -> Result<PoolTransaction, DbErr> {
         Ok(PoolTransaction {
+            begins: AtomicBool::new(false),
             connection: self.pool.begin().await?,
             home: None,
         })
@@ -129,17 +141,38 @@ impl PoolTransaction {
     async fn end(self, how: &str) -> Result<(), DbErr> {
         // The connection is dropped first, as in the struct.
         let Self {
+            begins,
             mut home,
             connection,
         } = self;
         match &mut home {
             Some(home) => {
-                connection.execute_unprepared(how).await?;
+                if !begins.into_inner() {
+                    connection.execute_unprepared(how).await?;
+                }
                 **home = Some(connection);
                 Ok(())
             }
             None if how == "COMMIT" => connection.commit().await,
             None => connection.rollback().await,
+        }
+    }
+}
+
+impl PoolTransaction {
+    /// Sends the `BEGIN` that is still to be sent. Not with a write, which would be told the rows that the
+    /// statement before it changed, too.
+    async fn begin(&self) -> Result<(), DbErr> {
+        if self.begins.swap(false, Ordering::Relaxed) {
+            self.connection.execute_unprepared(BEGIN_WRITING).await?;
+        }
+        Ok(())
+    }
+
+    fn begin_with(&self, query: Statement) -> Statement {
+        match self.begins.swap(false, Ordering::Relaxed) {
+            true => script::preceded(BEGIN_WRITING, query),
+            false => query,
         }
     }
 }
@@ -151,18 +184,22 @@ impl ConnectionTrait for PoolTransaction {
     }
 
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+        self.begin().await?;
         self.connection.execute_raw(statement).await
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
+        self.begin().await?;
         self.connection.execute_unprepared(sql).await
     }
 
     async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+        let statement = self.begin_with(statement);
         self.connection.query_one_raw(statement).await
     }
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        let statement = self.begin_with(statement);
         self.connection.query_all_raw(statement).await
     }
 }

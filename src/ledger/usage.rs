@@ -12,7 +12,9 @@ use std::collections::BTreeMap;
 use std::ops::{AddAssign, Sub};
 
 use entity::original_images::Model as Original;
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement, Value};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement};
+
+use super::script::Text;
 
 /// More than the transactions that usually run at the same time; a sum over this many rows is free.
 const POSTGRES_SLOTS: u32 = 16;
@@ -126,43 +128,47 @@ impl UsageChanges {
         transaction: &impl ConnectionTrait,
         backend: DbBackend,
     ) -> Result<(), DbErr> {
-        let mut values: Vec<Value> = Vec::new();
-        let mut rows = Vec::new();
-        let slot = match backend {
-            DbBackend::Postgres => format!("pg_backend_pid() % {POSTGRES_SLOTS}"),
-            _ => "0".to_owned(),
-        };
-        for (owner, change) in &self.0 {
-            if *change == Usage::default() {
-                continue;
-            }
-            let first = values.len() + 1;
-            values.push(owner.as_str().into());
-            values.extend(change.fields().map(Value::from));
-            let numbers: Vec<String> = (first + 1..=first + FIELDS)
-                .map(|number| format!("${number}"))
-                .collect();
-            rows.push(format!("(${first}, {slot}, {})", numbers.join(", ")));
+        if let Some((statement, _)) = self.statement(backend) {
+            transaction.execute_raw(statement).await?;
         }
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let sql = format!(
+        Ok(())
+    }
+
+    /// The statement of [`UsageChanges::write`], and the rows it changes.
+    pub(super) fn statement(&self, backend: DbBackend) -> Option<(Statement, usize)> {
+        let changed = self
+            .0
+            .iter()
+            .filter(|(_, change)| **change != Usage::default());
+        let mut text = Text::new(
+            backend,
             "INSERT INTO usage_counters
                 (owner, slot, images, logical_bytes, originals, stored_bytes, orphaned)
-             VALUES {}
-             ON CONFLICT (owner, slot) DO UPDATE SET
+             VALUES ",
+        );
+        let mut rows = 0;
+        for (owner, change) in changed {
+            text.push(if rows == 0 { "(" } else { ", (" });
+            text.bind(owner.as_str()).push(", ");
+            match backend {
+                DbBackend::Postgres => text.push(&format!("pg_backend_pid() % {POSTGRES_SLOTS}")),
+                _ => text.push("0"),
+            };
+            for number in change.fields() {
+                text.push(", ").bind(number);
+            }
+            text.push(")");
+            rows += 1;
+        }
+        text.push(
+            " ON CONFLICT (owner, slot) DO UPDATE SET
                 images = usage_counters.images + excluded.images,
                 logical_bytes = usage_counters.logical_bytes + excluded.logical_bytes,
                 originals = usage_counters.originals + excluded.originals,
                 stored_bytes = usage_counters.stored_bytes + excluded.stored_bytes,
                 orphaned = usage_counters.orphaned + excluded.orphaned",
-            rows.join(", ")
         );
-        transaction
-            .execute_raw(Statement::from_sql_and_values(backend, sql, values))
-            .await?;
-        Ok(())
+        (rows > 0).then(|| (text.finish(), rows))
     }
 
     fn add(&mut self, owner: &str, change: Usage) {

@@ -11,13 +11,15 @@ use sea_orm::{
     QueryFilter, QueryOrder, QuerySelect,
 };
 
-use super::{Operation, Run, padded};
+use super::plan::Plan;
+use super::{Operation, Outcome, Run};
 use crate::ledger::literal::state_is;
+use crate::ledger::script::padded;
 use crate::ledger::{LedgerError, clock};
 use crate::seams::Transaction;
 #[cfg(feature = "seams")]
 use crate::seams::broken;
-use crate::upload::ContentRef;
+use crate::upload::{ContentRef, ReleasedImage};
 
 /// What the batch's transaction sees. Originals are locked; images are not (lock order: originals
 /// ascending, then images), so every write that touches one is checked by its affected rows.
@@ -310,6 +312,41 @@ async fn read_held(
                     .insert((reference.tenant.to_string(), original.id));
             }
         }
+    }
+    Ok(())
+}
+
+/// In the global scope a row's count is everybody's; a tenant is told only its own, as it is now that the
+/// batch has written.
+pub(super) async fn count_own_references(
+    transaction: &Transaction,
+    operations: &[Operation],
+    plan: &mut Plan,
+) -> Result<(), DbErr> {
+    for (operation, outcome) in operations.iter().zip(&mut plan.outcomes) {
+        let (Operation::Release(release), Outcome::Released(released)) = (operation, outcome)
+        else {
+            continue;
+        };
+        // Only a single deletion reports its original.
+        let [
+            ReleasedImage {
+                original: Some(original),
+                ..
+            },
+        ] = &mut released[..]
+        else {
+            continue;
+        };
+        if !plan.shared.contains(&original.id) {
+            continue;
+        }
+        let own = images::Entity::find()
+            .filter(images::Column::OriginalImageId.eq(original.id))
+            .filter(images::Column::Tenant.eq(release.tenant.as_str()))
+            .count(transaction)
+            .await?;
+        original.reference_count = i64::try_from(own).unwrap_or(i64::MAX);
     }
     Ok(())
 }

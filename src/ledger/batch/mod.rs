@@ -20,6 +20,7 @@ pub use operation::{
     AcquireReference, CommitUpload, ContentClaim, NewImage, Operation, Outcome, ReleaseImages,
 };
 
+use super::script::Script;
 use super::{Ledger, LedgerError};
 use crate::seams::{Point, Rule, Transaction, enforced, reach};
 use plan::Refusal;
@@ -57,17 +58,21 @@ impl Ledger {
                 return Err(look::why_below_zero(&transaction, original).await?);
             }
         };
-        write::write_originals(&transaction, self.backend, &plan).await?;
+        let mut script = Script::new(self.backend);
+        write::originals(&mut script, &plan);
         if !enforced(Rule::CountWithImage) {
+            script.run(&transaction).await?;
             transaction = self.next_after(transaction).await?;
         }
-        write::write_images(&transaction, self.backend, &plan).await?;
+        write::images(&mut script, &plan);
         if !enforced(Rule::ReceiptWithEffect) {
+            script.run(&transaction).await?;
             transaction = self.next_after(transaction).await?;
         }
-        write::insert_receipts(&transaction, self.backend, &plan).await?;
-        write::count_own_references(&transaction, operations, &mut plan).await?;
-        plan.usage.write(&transaction, self.backend).await?;
+        write::receipts(&mut script, &plan);
+        write::usage(&mut script, &plan);
+        script.run(&transaction).await?;
+        look::count_own_references(&transaction, operations, &mut plan).await?;
         reach(Point::BatchWritten, || operations.len()).await;
         let commit = transaction.commit();
         if enforced(Rule::AnswerAfterCommit) {
@@ -83,30 +88,5 @@ impl Ledger {
     async fn next_after(&self, half: Transaction) -> Result<Transaction, LedgerError> {
         half.commit().await?;
         self.begin().await
-    }
-}
-
-/// A list for `IN (…)` with its last value repeated until their number is a power of two: a database
-/// keeps the plan of a statement by its text, and so a handful of texts serves every batch.
-fn padded<T: Clone>(values: impl IntoIterator<Item = T>) -> Vec<T> {
-    let mut values: Vec<T> = values.into_iter().collect();
-    let length = values.len().next_power_of_two();
-    if let Some(last) = values.last().cloned() {
-        values.resize(length, last);
-    }
-    values
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lists_are_padded_with_what_is_in_them() {
-        assert_eq!(padded([7; 0]), [0; 0]);
-        assert_eq!(padded([1]), [1]);
-        assert_eq!(padded([1, 2, 3]), [1, 2, 3, 3]);
-        assert_eq!(padded(0..128).len(), 128);
-        assert_eq!(padded(0..129).len(), 256);
     }
 }

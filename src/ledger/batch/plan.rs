@@ -41,6 +41,8 @@ pub(super) struct Plan {
     pub(super) receipts: Vec<(String, String, serde_json::Value)>,
     /// What becomes of the counters.
     pub(super) usage: UsageChanges,
+    /// Those of the originals that belong to the scope of all tenants.
+    pub(super) shared: HashSet<OriginalId>,
 }
 
 /// A damaged stored row and the pending row whose sound object it takes over.
@@ -114,8 +116,10 @@ impl Planner {
             .filter(|row| row.state == OriginalState::Stored)
             .map(|row| (key_of(row), row.id))
             .collect();
+        let shared = seen.originals.values().filter(|row| row.scope.is_empty());
         let plan = Plan {
             now: seen.now,
+            shared: shared.map(|row| row.id).collect(),
             ..Plan::default()
         };
         let grace_period = TimeDelta::from_std(grace_period).unwrap_or(TimeDelta::MAX);
