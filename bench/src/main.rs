@@ -205,13 +205,14 @@ async fn measure_all(arguments: &Run) -> Result<bool> {
         services,
         cluster,
     };
-    let mut lines = Vec::new();
+    let (mut lines, mut emptied) = (Vec::new(), Vec::new());
     for workload in workloads {
         let contenders = measure::available(&surroundings, workload);
         if contenders.is_empty() {
             continue;
         }
-        let line = measure::measure(&surroundings, workload, &contenders, scale).await?;
+        let line =
+            measure::measure(&surroundings, workload, &contenders, scale, &mut emptied).await?;
         show_progress(&line);
         lines.push(line);
     }

@@ -3,8 +3,9 @@
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use tempfile::TempDir;
 
-use crate::contender::{Backend, Contender, Counters, Started, Surroundings, find_registry};
+use crate::contender::{Backend, Contender, Counters, Started, Surroundings, empty, find_registry};
 use crate::load::{self, Until};
 use crate::process::own_cpu_seconds;
 use crate::workload::{Scale, Workload};
@@ -48,12 +49,14 @@ pub(crate) struct Line {
     pub(crate) measured: Vec<Measured>,
 }
 
-/// Measures one workload with the contenders that are there.
+/// Measures one workload with the contenders that are there. What is left of their data folders comes to
+/// `emptied`, to be removed when nothing is measured any more.
 pub(crate) async fn measure(
     surroundings: &Surroundings,
     workload: &Workload,
     contenders: &[Contender],
     scale: Scale,
+    emptied: &mut Vec<TempDir>,
 ) -> Result<Line> {
     let mut started = Vec::new();
     for contender in contenders {
@@ -86,7 +89,9 @@ pub(crate) async fn measure(
             rounds,
             peak_rss_mib,
         });
-        one.stop().await?;
+        let folder = one.stop().await?;
+        empty(folder.path())?;
+        emptied.push(folder);
     }
     Ok(line)
 }

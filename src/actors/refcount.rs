@@ -72,12 +72,19 @@ impl RefcountActor {
         }
     }
 
-    /// Starts a batch unless one is in flight; its end starts the next.
+    /// Starts a batch unless one is in flight; its end starts the next. Whoever shares the thread has a turn
+    /// first: of the operations that arrived while the last batch was at work, most are still on their way
+    /// through the actors before this one, and would wait for a whole batch.
     fn commit_next(&mut self, ctx: &mut Context<Self>) {
         if self.committing || self.queue.is_empty() {
             return;
         }
         self.committing = true;
+        let turn = tokio::task::yield_now().into_actor(self);
+        ctx.spawn(turn.map(|(), actor, ctx| actor.commit_waiting(ctx)));
+    }
+
+    fn commit_waiting(&mut self, ctx: &mut Context<Self>) {
         let (operations, callers): (Vec<_>, Vec<_>) = self.take_batch().into_iter().unzip();
         let committer = self.committer.clone();
         let batch = async move { committer.commit(&operations).await };

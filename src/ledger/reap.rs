@@ -142,7 +142,9 @@ impl Ledger {
         }
         let claimed = claim.exec_with_returning(&transaction).await?;
         let mut usage = UsageChanges::default();
-        claimed.iter().for_each(|row| usage.original_claimed(row));
+        for row in &claimed {
+            usage.original_claimed(&row.scope, row.file_size);
+        }
         let mut miscounted = candidates;
         miscounted.retain(|id| !claimed.iter().any(|row| row.id == *id));
         if !miscounted.is_empty() {

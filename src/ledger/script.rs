@@ -1,10 +1,10 @@
 //! Statements that go to the database together.
 //!
-//! SQLite runs in this process, behind a thread of its driver: to wake it, and to be woken by it, takes
-//! longer than most statements do. So what a transaction writes goes there as one text. PostgreSQL takes
-//! one statement at a time.
+//! To ask a database and to be answered takes longer than most statements do, also where SQLite runs
+//! in this process, behind a thread of its driver. So what a transaction writes is one round trip: on SQLite
+//! one text, on PostgreSQL one statement with the writes as its common table expressions.
 
-use sea_orm::{ConnectionTrait, DbBackend, Statement, Value, Values};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement, Value, Values};
 
 use super::LedgerError;
 use crate::seams::{Rule, enforced};
@@ -18,6 +18,7 @@ pub(super) struct Script {
     backend: DbBackend,
     writes: Vec<Statement>,
     planned: Vec<u64>,
+    in_order: bool,
 }
 
 impl Script {
@@ -26,6 +27,7 @@ impl Script {
             backend,
             writes: Vec::new(),
             planned: Vec::new(),
+            in_order: false,
         }
     }
 
@@ -37,6 +39,12 @@ impl Script {
     pub(super) fn add(&mut self, write: Statement, rows: usize) {
         self.writes.push(write);
         self.planned.push(rows as u64);
+    }
+
+    /// Says that one of the writes is to see what another one did: on PostgreSQL, all parts of one statement
+    /// see the rows as they were before it.
+    pub(super) fn keep_order(&mut self) {
+        self.in_order = true;
     }
 
     /// Runs what was added, and leaves nothing behind.
@@ -57,12 +65,48 @@ impl Script {
             let changed = database.execute_raw(joined(writes)).await?.rows_affected();
             return expect(changed, planned.iter().sum());
         }
-        for (write, planned) in writes.into_iter().zip(planned) {
-            let changed = database.execute_raw(write).await?.rows_affected();
-            expect(changed, planned)?;
+        if writes.len() == 1 || self.in_order {
+            for (write, planned) in writes.into_iter().zip(planned) {
+                let changed = database.execute_raw(write).await?.rows_affected();
+                expect(changed, planned)?;
+            }
+            return Ok(());
+        }
+        let row = database.query_one_raw(at_once(writes)).await?;
+        let row = row.ok_or_else(|| DbErr::RecordNotFound("the numbers of rows".to_owned()))?;
+        for (index, planned) in planned.into_iter().enumerate() {
+            let changed: i64 = row.try_get_by_index(index)?;
+            expect(changed.unsigned_abs(), planned)?;
         }
         Ok(())
     }
+}
+
+/// PostgreSQL's writes as parts of one statement, which answers with how many rows each of them changed.
+fn at_once(writes: Vec<Statement>) -> Statement {
+    let (mut parts, mut counts, mut values) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, write) in writes.into_iter().enumerate() {
+        let sql = renumbered(&write.sql, values.len());
+        parts.push(format!("w{index} AS ({sql} RETURNING 1)"));
+        counts.push(format!("(SELECT count(*) FROM w{index})"));
+        values.extend(write.values.into_iter().flat_map(|values| values.0));
+    }
+    let sql = format!("WITH {} SELECT {}", parts.join(",\n"), counts.join(", "));
+    Statement::from_sql_and_values(DbBackend::Postgres, sql, values)
+}
+
+/// `$1` becomes `$8` behind seven other values. No text of ours has a `$` for anything else.
+fn renumbered(sql: &str, values_before: usize) -> String {
+    let mut parts = sql.split('$');
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let end = part
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(part.len());
+        let number: usize = part[..end].parse().unwrap_or_default();
+        text.push_str(&format!("${}{}", number + values_before, &part[end..]));
+    }
+    text
 }
 
 fn expect(changed: u64, planned: u64) -> Result<(), LedgerError> {
@@ -216,6 +260,24 @@ mod tests {
             "UPDATE t SET a = $1 FROM (VALUES ($2, $3), ($4, $5)) AS v"
         );
         assert_eq!(postgres.values.map(|values| values.0.len()), Some(5));
+    }
+
+    #[test]
+    fn writes_at_once_have_numbers_of_their_own() {
+        let fixed = Statement::from_string(DbBackend::Postgres, "DELETE FROM u");
+        let whole = at_once(vec![
+            text(DbBackend::Postgres),
+            fixed,
+            text(DbBackend::Postgres),
+        ]);
+        assert_eq!(
+            whole.sql,
+            "WITH w0 AS (UPDATE t SET a = $1 FROM (VALUES ($2, $3), ($4, $5)) AS v RETURNING 1),\n\
+             w1 AS (DELETE FROM u RETURNING 1),\n\
+             w2 AS (UPDATE t SET a = $6 FROM (VALUES ($7, $8), ($9, $10)) AS v RETURNING 1) \
+             SELECT (SELECT count(*) FROM w0), (SELECT count(*) FROM w1), (SELECT count(*) FROM w2)"
+        );
+        assert_eq!(whole.values.map(|values| values.0.len()), Some(10));
     }
 
     #[test]

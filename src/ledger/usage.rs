@@ -11,7 +11,6 @@
 use std::collections::BTreeMap;
 use std::ops::{AddAssign, Sub};
 
-use entity::original_images::Model as Original;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement};
 
 use super::script::Text;
@@ -81,13 +80,13 @@ pub struct UsageChanges(BTreeMap<String, Usage>);
 
 impl UsageChanges {
     /// A row became `stored`, still without a reference.
-    pub fn original_stored(&mut self, row: &Original) {
-        self.add(&row.scope, stored_and_unreferenced(row, 1));
+    pub fn original_stored(&mut self, scope: &str, file_size: i64) {
+        self.add(scope, stored_and_unreferenced(file_size, 1));
     }
 
     /// A `stored` row without a reference left that state.
-    pub fn original_claimed(&mut self, row: &Original) {
-        self.add(&row.scope, stored_and_unreferenced(row, -1));
+    pub fn original_claimed(&mut self, scope: &str, file_size: i64) {
+        self.add(scope, stored_and_unreferenced(file_size, -1));
     }
 
     /// A stored row's count went from one number to another.
@@ -181,10 +180,10 @@ impl UsageChanges {
     }
 }
 
-fn stored_and_unreferenced(row: &Original, sign: i64) -> Usage {
+fn stored_and_unreferenced(file_size: i64, sign: i64) -> Usage {
     Usage {
         originals: sign,
-        stored_bytes: sign * row.file_size,
+        stored_bytes: sign * file_size,
         orphaned: sign,
         ..Usage::default()
     }

@@ -274,7 +274,7 @@ async fn unknown_heal_commit(ctx: &mut Context) {
     })
     .await;
     let again = Filter::database("statement").with("INSERT INTO \"original_images\"");
-    let again = seams.hold(again.with("ON CONFLICT"), Times::Next(1));
+    let again = seams.hold(again.with("DO UPDATE SET \"state\""), Times::Next(1));
     again.reached(1).await;
     again.release();
     let reply = upload.await.expect("it is answered");

@@ -106,7 +106,7 @@ async fn a_call_failed_afterwards_has_its_effect(ctx: &mut Context) {
     let api = ctx.start().await;
     let bytes = distinct_bytes(3000);
     api.upload(bytes.clone()).await.expect(201);
-    let inserts = Filter::calls().with("INSERT INTO \"images\"");
+    let inserts = Filter::calls().with("INSERT INTO images");
     seams.decide(inserts, Times::Nth(2), Verdict::Crash);
     let lost = Filter::database("commit");
     seams.decide(lost, Times::Nth(1), Verdict::FailAfter);

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use entity::original_images::OriginalState;
-use entity::{ContentDigest, ImageId, OriginalId, images, original_images, webhook_events};
+use entity::{
+    ContentDigest, ImageId, LeaseToken, OriginalId, images, original_images, webhook_events,
+};
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, EntityTrait, PaginatorTrait,
-    QueryFilter, QueryOrder, QuerySelect,
+    ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, DerivePartialModel, EntityTrait,
+    PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
 };
 
 use super::plan::Plan;
@@ -21,6 +23,25 @@ use crate::seams::Transaction;
 use crate::seams::broken;
 use crate::upload::{ContentRef, ReleasedImage};
 
+/// What a batch has to know of an original; the other columns are the reapers'.
+#[derive(Debug, Clone, DerivePartialModel)]
+#[sea_orm(entity = "original_images::Entity")]
+pub(super) struct SeenOriginal {
+    pub(super) id: OriginalId,
+    pub(super) scope: String,
+    pub(super) content_hash: ContentDigest,
+    pub(super) file_size: i64,
+    pub(super) s3_key: String,
+    pub(super) width: Option<i32>,
+    pub(super) height: Option<i32>,
+    pub(super) mime_type: Option<String>,
+    pub(super) state: OriginalState,
+    pub(super) reference_count: i64,
+    pub(super) lease_token: Option<LeaseToken>,
+    pub(super) zero_since: Option<DateTime<Utc>>,
+    pub(super) damaged_at: Option<DateTime<Utc>>,
+}
+
 /// What the batch's transaction sees. Originals are locked; images are not (lock order: originals
 /// ascending, then images), so every write that touches one is checked by its affected rows.
 #[derive(Debug, Default)]
@@ -28,7 +49,7 @@ pub(super) struct Seen {
     /// The database's time, the same for the whole batch.
     pub(super) now: DateTime<Utc>,
     pub(super) images: HashMap<ImageId, images::Model>,
-    pub(super) originals: HashMap<OriginalId, original_images::Model>,
+    pub(super) originals: HashMap<OriginalId, SeenOriginal>,
     /// (source, event id) → the first answer.
     pub(super) receipts: HashMap<(String, String), serde_json::Value>,
     /// Pairs of tenant and shared original of which the tenant has a live image; asked only for
@@ -206,7 +227,7 @@ async fn read_originals(
     transaction: &Transaction,
     ids: BTreeSet<OriginalId>,
     contents: Option<Condition>,
-) -> Result<HashMap<OriginalId, original_images::Model>, DbErr> {
+) -> Result<HashMap<OriginalId, SeenOriginal>, DbErr> {
     let mut wanted = contents.unwrap_or_else(Condition::any);
     if !ids.is_empty() {
         wanted = wanted.add(original_images::Column::Id.is_in(padded(ids)));
@@ -216,6 +237,7 @@ async fn read_originals(
     }
     let rows = original_images::Entity::find()
         .filter(wanted)
+        .into_partial_model()
         .all(transaction)
         .await?;
     Ok(by_id(rows))
@@ -241,7 +263,7 @@ async fn resolve_contents(
 async fn lock_originals(
     transaction: &Transaction,
     ids: BTreeSet<OriginalId>,
-) -> Result<HashMap<OriginalId, original_images::Model>, DbErr> {
+) -> Result<HashMap<OriginalId, SeenOriginal>, DbErr> {
     if ids.is_empty() {
         return Ok(HashMap::new());
     }
@@ -249,12 +271,13 @@ async fn lock_originals(
         .filter(original_images::Column::Id.is_in(padded(ids)))
         .order_by_asc(original_images::Column::Id)
         .lock_exclusive()
+        .into_partial_model()
         .all(transaction)
         .await?;
     Ok(by_id(rows))
 }
 
-fn by_id(rows: Vec<original_images::Model>) -> HashMap<OriginalId, original_images::Model> {
+fn by_id(rows: Vec<SeenOriginal>) -> HashMap<OriginalId, SeenOriginal> {
     rows.into_iter()
         .map(|original| (original.id, original))
         .collect()

@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use entity::original_images::{Model as Original, OriginalState};
+use entity::original_images::OriginalState;
 use entity::{ContentDigest, ImageId, LeaseToken, OriginalId, images};
 
-use super::look::Seen;
+use super::look::{Seen, SeenOriginal};
 use super::operation::{AcquireReference, CommitUpload, ContentClaim, Operation, Outcome};
 use crate::ledger::pending::NewGeneration;
 use crate::ledger::usage::UsageChanges;
@@ -359,14 +359,12 @@ impl Planner {
                 (id, disposition)
             }
             Standing::Own(own) => {
-                let now = self.plan.now;
                 let row = self.row(own);
                 row.state = OriginalState::Stored;
-                row.stored_at = Some(now);
                 let key = key_of(row);
                 let token = row.lease_token.take();
                 self.plan.promote.extend(token.map(|token| (own, token)));
-                self.plan.usage.original_stored(&self.seen.originals[&own]);
+                self.plan.usage.original_stored(&key.0, key.2);
                 self.stored.insert(key, own);
                 (own, Disposition::Miss)
             }
@@ -449,13 +447,16 @@ impl Planner {
 
     fn view(&self, image: &images::Model) -> ImageView {
         let original = image.original_image_id.or(image.was_original_id);
-        ImageView::new(
-            image.clone(),
-            original.and_then(|id| self.seen.originals.get(&id)),
-        )
+        let original = original.and_then(|id| self.seen.originals.get(&id));
+        ImageView {
+            width: original.and_then(|row| row.width),
+            height: original.and_then(|row| row.height),
+            s3_key: original.map(|row| row.s3_key.clone()),
+            image: image.clone(),
+        }
     }
 
-    fn row(&mut self, id: OriginalId) -> &mut Original {
+    fn row(&mut self, id: OriginalId) -> &mut SeenOriginal {
         self.seen
             .originals
             .get_mut(&id)
@@ -481,7 +482,7 @@ enum Earlier {
     Other,
 }
 
-fn key_of(row: &Original) -> ContentKey {
+fn key_of(row: &SeenOriginal) -> ContentKey {
     (row.scope.clone(), row.content_hash, row.file_size)
 }
 

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use entity::original_images::{Column, OriginalState};
-use entity::{OriginalId, images, original_images, webhook_events};
+use entity::{ImageId, OriginalId, images, original_images, webhook_events};
 use sea_orm::sea_query::{Expr, OnConflict, Query};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryTrait, Value};
 
@@ -22,6 +22,8 @@ const ROWS_PER_INSERT: usize = 1024;
 pub(super) fn originals(script: &mut Script, plan: &Plan) {
     discard(script, plan);
     for heal in &plan.heal {
+        // A row is changed twice, and counted besides.
+        script.keep_order();
         exchange_keys(script, plan, heal);
     }
     announce(script, plan);
@@ -211,6 +213,11 @@ fn release_images(script: &mut Script, plan: &Plan) {
         return;
     }
     let backend = script.backend();
+    let new: HashSet<ImageId> = plan.insert.iter().map(|image| image.id).collect();
+    if plan.release.iter().any(|id| new.contains(id)) {
+        // It came into being in this batch, and ends in it.
+        script.keep_order();
+    }
     let release = images::Entity::update_many()
         .col_expr(images::Column::DeletedAt, clock::at(backend, plan.now))
         .col_expr(

@@ -437,7 +437,7 @@ impl<'c> World<'c> {
 
     /// The next generation that is given up cannot be: its lease is left to run out.
     pub(super) fn fail_next_giving_up(&self) {
-        let abandon = Filter::database("statement").with("ON CONFLICT");
+        let abandon = Filter::database("statement").with("DO UPDATE SET \"state\"");
         let abandon = abandon.with("INSERT INTO \"original_images\"");
         self.seams
             .decide(abandon, crate::harness::Times::Next(1), Verdict::Fail);

@@ -12,9 +12,9 @@ fn digest(n: u8) -> ContentDigest {
     ContentDigest::from([n; 32])
 }
 
-fn original(n: u128, state: OriginalState, count: i64) -> Original {
+fn original(n: u128, state: OriginalState, count: i64) -> SeenOriginal {
     let now = DateTime::<Utc>::UNIX_EPOCH;
-    Original {
+    SeenOriginal {
         id: OriginalId(Uuid::from_u128(n)),
         scope: "t".to_owned(),
         content_hash: digest(1),
@@ -26,16 +26,8 @@ fn original(n: u128, state: OriginalState, count: i64) -> Original {
         state,
         reference_count: count,
         lease_token: (state == OriginalState::Pending).then_some(token(n)),
-        lease_until: None,
-        put_deadline: now,
         zero_since: (state == OriginalState::Stored && count == 0).then_some(now),
         damaged_at: None,
-        attempts: 0,
-        next_try: now,
-        last_error: None,
-        created_at: now,
-        updated_at: now,
-        stored_at: None,
     }
 }
 
@@ -100,7 +92,7 @@ fn live_image(n: u128, original: u128) -> images::Model {
     }
 }
 
-fn seen(originals: Vec<Original>, images: Vec<images::Model>) -> Seen {
+fn seen(originals: Vec<SeenOriginal>, images: Vec<images::Model>) -> Seen {
     Seen {
         now: DateTime::<Utc>::UNIX_EPOCH + TimeDelta::days(1),
         originals: originals.into_iter().map(|row| (row.id, row)).collect(),
