@@ -11,6 +11,8 @@ use crate::seams::{Rule, enforced};
 
 /// What stands between two statements of one text.
 const SEPARATOR: &str = ";\n";
+/// PostgreSQL's protocol counts the values of a statement in 16 bits.
+const MAX_POSTGRES_VALUES: usize = u16::MAX as usize;
 
 /// Writes in their order, each with the number of rows that it must change.
 #[derive(Debug)]
@@ -65,7 +67,9 @@ impl Script {
             let changed = database.execute_raw(joined(writes)).await?.rows_affected();
             return expect(changed, planned.iter().sum());
         }
-        if writes.len() == 1 || self.in_order {
+        let values = writes.iter().flat_map(|write| &write.values);
+        let too_many = values.map(|values| values.0.len()).sum::<usize>() > MAX_POSTGRES_VALUES;
+        if writes.len() == 1 || self.in_order || too_many {
             for (write, planned) in writes.into_iter().zip(planned) {
                 let changed = database.execute_raw(write).await?.rows_affected();
                 expect(changed, planned)?;
