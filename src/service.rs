@@ -27,7 +27,7 @@ use crate::upload::{
 
 /// Pieces of a body between the socket and the hasher: the only bytes of an upload that no budget
 /// counts, so few.
-const BODY_CHANNEL: usize = 4;
+const BODY_CHANNEL: usize = 3;
 /// How long a presigned URL works.
 const PRESIGNED_FOR: Duration = Duration::from_secs(5 * 60);
 /// How long the database may take to answer a readiness probe.

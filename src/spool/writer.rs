@@ -18,10 +18,11 @@ use super::{Spool, SpooledBody, unlinked_file};
 const INLINE_HASH_BYTES: usize = 64 * 1024;
 /// The first gather of a body on disk, and of one whose client was silent: all of it is taken from the
 /// budget as soon as there is one byte in it.
-const FIRST_GATHER_BYTES: usize = 32 * 1024;
-/// What is gathered at the most before threads of the blocking pool hash and write it. A second gather
-/// fills meanwhile, so one upload has at most twice this in flight.
-const GATHER_BYTES: usize = 256 * 1024;
+const FIRST_GATHER_BYTES: usize = 32 * 1024 - BLOCK_BYTES;
+/// What is gathered at the most before a thread of the blocking pool writes it: with what aligning it may
+/// take, an allocation of 128 KiB. A second gather fills meanwhile, so one upload has at most twice this in
+/// flight.
+const GATHER_BYTES: usize = 128 * 1024 - BLOCK_BYTES;
 
 /// A body while it comes in: hashed and kept at once. Dropping it frees all it holds.
 #[derive(Debug)]
