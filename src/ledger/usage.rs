@@ -1,6 +1,6 @@
 //! Usage counters: what each tenant has, kept in the transaction that changes it.
 //!
-//! One relative upsert a transaction, its **last** statement before COMMIT: lock order everywhere is
+//! One relative upsert a transaction, its **last** write before COMMIT: lock order everywhere is
 //! originals ascending by id, then images, then counters ascending by owner. So no two transactions
 //! wait for each other in a circle, and a counter is locked no longer than the commit takes.
 //!

@@ -16,8 +16,8 @@ use rustix::io::Errno;
 
 /// No disk's logical block is larger.
 pub(crate) const BLOCK_BYTES: usize = 4096;
-/// What is gathered of smaller pieces before it is written.
-const GATHER_BYTES: usize = 256 * 1024;
+/// What is copied together of smaller pieces before it is written.
+const COPY_BYTES: usize = 256 * 1024;
 /// Below this the cache is no slower: what a file costs then is its metadata.
 const WORTHWHILE_BYTES: u64 = 64 * 1024;
 
@@ -131,7 +131,7 @@ impl Appender {
     /// Appends pieces of any size, gathered.
     pub(crate) fn append_pieces(&mut self, pieces: &[Bytes]) -> io::Result<()> {
         let bytes: usize = pieces.iter().map(Bytes::len).sum();
-        let mut buffer = AlignedBuffer::with_capacity(bytes.min(GATHER_BYTES));
+        let mut buffer = AlignedBuffer::with_capacity(bytes.min(COPY_BYTES));
         for piece in pieces {
             let mut rest = &piece[..];
             while !rest.is_empty() {

@@ -50,7 +50,7 @@ struct Shared {
     memory_threshold: u64,
     caching: Caching,
     budget: Budget,
-    /// One permit per gather that is hashed and written. More threads than the machine can run
+    /// One permit per gather that is written. More threads than the machine can run
     /// would only add memory: each costs a stack and an allocator arena.
     workers: Arc<Semaphore>,
 }
