@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::bars::Bar;
 use crate::client::Traffic;
-use crate::contender::{Backend, Contender, Surroundings};
+use crate::contender::{Backend, Contender, Started, Surroundings};
 use crate::load::{self, Until};
 use crate::process::Process;
 use crate::summary::Spread;
@@ -59,9 +59,11 @@ pub(crate) struct SlowClients {
     pub(crate) throughput_beside: Spread,
     /// The share of its throughput that each round lost, with both halves a few seconds apart.
     pub(crate) lost: Spread,
+    /// At the first round's beginning.
     pub(crate) memory_before_mib: f64,
-    /// The most of any round.
-    pub(crate) memory_beside_mib: f64,
+    /// How much more each round had with them than just before them: the load itself goes on filling
+    /// the database's page cache from round to round.
+    pub(crate) more_mib: Spread,
 }
 
 /// What `--only` calls them.
@@ -119,10 +121,12 @@ impl Extras {
                 self.slow_clients.as_ref().map(|slow| {
                     let [median, min, max] =
                         [slow.lost.median, slow.lost.min, slow.lost.max].map(|lost| lost * 100.0);
-                    let more = slow.memory_beside_mib - slow.memory_before_mib;
-                    let text =
-                        format!("{median:.1} % less ({min:.1}–{max:.1}), {more:.0} MiB more");
-                    (text, median < 10.0 && more <= 64.0)
+                    let more = slow.more_mib;
+                    let text = format!(
+                        "{median:.1} % less ({min:.1}–{max:.1}), {:.0} MiB more ({:.0}–{:.0})",
+                        more.median, more.min, more.max
+                    );
+                    (text, median < 10.0 && more.max <= 64.0)
                 }),
             ),
             bar(
@@ -239,15 +243,17 @@ async fn slow_clients(surroundings: &Surroundings, scale: Scale) -> Result<SlowC
     let until = Until::Time(Duration::from_secs_f64(scale.seconds * 2.0));
     load::prepare(&mut hapax.clients, until).await?;
     load::drive(&mut hapax.clients, until).await;
-    let memory_before_mib = hapax.process.memory()? as f64 / MIB;
+    let memory = |of: &Started| Ok::<_, anyhow::Error>(of.process.memory()? as f64 / MIB);
+    let memory_before_mib = memory(&hapax)?;
     let (mut before, mut beside, mut lost) = (Vec::new(), Vec::new(), Vec::new());
-    let mut memory_beside_mib = 0.0_f64;
+    let mut more_mib = Vec::new();
     for _ in 0..scale.rounds {
         let alone = load::drive(&mut hapax.clients, until).await.throughput();
+        let memory_alone = memory(&hapax)?;
         let trickling = tokio::task::spawn_local(trickle(connect_slowly(&hapax.process).await?));
         load::drive(&mut hapax.clients, SETTLE).await;
         let disturbed = load::drive(&mut hapax.clients, until).await.throughput();
-        memory_beside_mib = memory_beside_mib.max(hapax.process.memory()? as f64 / MIB);
+        more_mib.push(memory(&hapax)? - memory_alone);
         // Closes their connections.
         trickling.abort();
         load::drive(&mut hapax.clients, SETTLE).await;
@@ -262,7 +268,7 @@ async fn slow_clients(surroundings: &Surroundings, scale: Scale) -> Result<SlowC
         throughput_beside: spread(beside)?,
         lost: spread(lost)?,
         memory_before_mib,
-        memory_beside_mib,
+        more_mib: spread(more_mib)?,
     })
 }
 
