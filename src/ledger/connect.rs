@@ -20,6 +20,18 @@ const TRUSTED_IDLE_TIME: Duration = Duration::from_secs(1);
 /// A transaction that holds locks and says nothing for this long is a lost client.
 const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How PostgreSQL plans our statements: once, and as for large tables.
+///
+/// A connection keeps the plan of each statement. One that was made while the tables were new and small
+/// reads them from end to end, and is kept while they grow, until the next ANALYZE: for a minute or more, in
+/// which each upload reads all rows. Every statement finds its rows by an index, so no other way is thought of.
+pub const PLANNER: [(&str, &str); 4] = [
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+];
+
 impl Ledger {
     /// Opens both pools. Creates an SQLite file that is not there, and the folder it is in.
     ///
@@ -133,9 +145,13 @@ pub(super) async fn connect_postgres(
         ),
     ]
     .map(|(name, limit)| (name, limit.as_millis().to_string()));
+    let planner = PLANNER.map(|(name, value)| (name, value.to_owned()));
     let mut options = pool_options(config, connections);
     options.map_sqlx_postgres_opts(move |postgres: PgConnectOptions| {
-        postgres.application_name("hapax").options(settings.clone())
+        postgres
+            .application_name("hapax")
+            .options(settings.clone())
+            .options(planner.clone())
     });
     Database::connect(options).await
 }

@@ -29,6 +29,7 @@ pub mod verify;
 
 use sea_orm::{DbBackend, Statement};
 
+pub use connect::PLANNER;
 pub(crate) use connect::sqlite_file;
 pub use error::LedgerError;
 pub use images::{ImageWithOriginal, ListCursor};

@@ -4,7 +4,9 @@
 //! in this process, behind a thread of its driver. So what a transaction writes is one round trip: on SQLite
 //! one text, on PostgreSQL one statement with the writes as its common table expressions.
 
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement, Value, Values};
+use sea_orm::sea_query::extension::postgres::PgFunc;
+use sea_orm::sea_query::{ArrayType, Expr, ExprTrait};
+use sea_orm::{ColumnTrait, ConnectionTrait, DbBackend, DbErr, Statement, Value, Values};
 
 use super::LedgerError;
 use crate::seams::{Rule, enforced};
@@ -200,6 +202,32 @@ impl Text {
         self
     }
 
+    /// Rows as a table of this name, whose columns are `column1` and so on. No value of theirs is NULL.
+    ///
+    /// PostgreSQL takes each column as one array, so that lists of all lengths are one text.
+    pub(super) fn table<const N: usize>(
+        &mut self,
+        name: &str,
+        rows: impl IntoIterator<Item = [Value; N]>,
+    ) -> &mut Self {
+        if self.backend != DbBackend::Postgres {
+            self.push("(VALUES ");
+            return self.rows(padded(rows)).push(&format!(") AS {name}"));
+        }
+        let mut columns: [Vec<Value>; N] = std::array::from_fn(|_| Vec::new());
+        for row in rows {
+            for (column, value) in columns.iter_mut().zip(row) {
+                column.push(value);
+            }
+        }
+        let names: Vec<String> = (1..=N).map(|number| format!("column{number}")).collect();
+        for (index, column) in columns.into_iter().enumerate() {
+            self.push(if index == 0 { "unnest(" } else { ", " });
+            self.bind(array(column));
+        }
+        self.push(&format!(") AS {name} ({})", names.join(", ")))
+    }
+
     /// `(…), (…)`: what follows `VALUES`.
     pub(super) fn rows<const N: usize>(
         &mut self,
@@ -221,6 +249,27 @@ impl Text {
     pub(super) fn finish(self) -> Statement {
         Statement::from_sql_and_values(self.backend, self.sql, self.values)
     }
+}
+
+/// Whether a column has one of these values.
+pub(super) fn is_one_of<T: Into<Value> + Clone>(
+    backend: DbBackend,
+    column: impl ColumnTrait,
+    values: impl IntoIterator<Item = T>,
+) -> Expr {
+    match backend {
+        DbBackend::Postgres => {
+            let values = values.into_iter().map(Into::into).collect();
+            column.into_expr().eq(PgFunc::any(Expr::val(array(values))))
+        }
+        _ => column.is_in(padded(values)),
+    }
+}
+
+/// Values of one type, as PostgreSQL's array of them.
+fn array(values: Vec<Value>) -> Value {
+    let of = values.first().map_or(ArrayType::Uuid, Value::array_type);
+    Value::Array(of, Some(Box::new(values)))
 }
 
 /// A list of values or rows with its last one repeated until their number is a power of two: a database

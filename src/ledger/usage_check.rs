@@ -77,9 +77,12 @@ impl Ledger {
     pub async fn check_usage(&self) -> Result<Vec<UsageDifference>, LedgerError> {
         let transaction = self.begin_reading().await?;
         if self.backend == DbBackend::Postgres {
-            // A pass over everything may take longer than any other statement is allowed to.
+            // A pass over everything may take longer than any other statement is allowed to, and need not
+            // go by an index.
             transaction
-                .execute_unprepared("SET LOCAL statement_timeout = 0")
+                .execute_unprepared(
+                    "SET LOCAL statement_timeout = 0; SET LOCAL enable_seqscan = on",
+                )
                 .await?;
         }
         let statement = Statement::from_string(self.backend, COMPARISON);

@@ -10,17 +10,17 @@ use entity::{
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, DerivePartialModel, EntityTrait,
-    PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
+    FromQueryResult, PaginatorTrait, PartialModelTrait, QueryFilter, QuerySelect, QueryTrait,
 };
 
 use super::plan::Plan;
 use super::{Operation, Outcome, Run};
 use crate::ledger::literal::state_is;
-use crate::ledger::script::padded;
+use crate::ledger::script::{Text, is_one_of, padded};
 use crate::ledger::{LedgerError, clock};
-use crate::seams::Transaction;
 #[cfg(feature = "seams")]
 use crate::seams::broken;
+use crate::seams::{Rule, Transaction, enforced};
 use crate::upload::{ContentRef, ReleasedImage};
 
 /// What a batch has to know of an original; the other columns are the reapers'.
@@ -63,8 +63,7 @@ pub(super) async fn look(
     operations: &[Operation],
     run: Run,
 ) -> Result<Seen, DbErr> {
-    let now = clock::read(transaction, backend).await?;
-    let images = read_images(transaction, operations, run).await?;
+    let images = read_images(transaction, backend, operations, run).await?;
     let receipts = read_receipts(transaction, operations).await?;
     let mut ids = named_originals(operations, run);
     ids.extend(
@@ -75,13 +74,17 @@ pub(super) async fn look(
     #[cfg(feature = "seams")]
     broken::revive(transaction, backend, named_digests(operations)).await?;
     let contents = named_contents(operations);
-    let originals = match backend {
+    let (originals, told) = match backend {
         // The transaction holds the one write lock: nothing needs to be locked row by row.
-        DbBackend::Sqlite => read_originals(transaction, ids, contents).await?,
+        DbBackend::Sqlite => (read_originals(transaction, ids, contents).await?, None),
         _ => {
             ids.extend(resolve_contents(transaction, contents).await?);
             lock_originals(transaction, ids).await?
         }
+    };
+    let now = match told {
+        Some(now) if enforced(Rule::DatabaseClock) => now,
+        _ => clock::read(transaction, backend).await?,
     };
     let mut seen = Seen {
         now,
@@ -97,6 +100,7 @@ pub(super) async fn look(
 /// Images that are to be deleted, and those that an earlier run or request may have made.
 async fn read_images(
     transaction: &Transaction,
+    backend: DbBackend,
     operations: &[Operation],
     run: Run,
 ) -> Result<HashMap<ImageId, images::Model>, DbErr> {
@@ -121,7 +125,7 @@ async fn read_images(
         return Ok(HashMap::new());
     }
     let rows = images::Entity::find()
-        .filter(images::Column::Id.is_in(padded(ids)))
+        .filter(is_one_of(backend, images::Column::Id, ids))
         .all(transaction)
         .await?;
     Ok(rows.into_iter().map(|image| (image.id, image)).collect())
@@ -194,9 +198,11 @@ fn named_digests(operations: &[Operation]) -> impl Iterator<Item = ContentDigest
     contents.flatten().map(|claim| claim.digest)
 }
 
-/// The stored rows of all contents that operations name by digest; `None` where they name none.
-fn named_contents(operations: &[Operation]) -> Option<Condition> {
-    let mut wanted: BTreeMap<&str, BTreeSet<ContentDigest>> = BTreeMap::new();
+/// The contents that operations name by digest, by scope.
+type NamedContents<'a> = BTreeMap<&'a str, BTreeSet<ContentDigest>>;
+
+fn named_contents(operations: &[Operation]) -> NamedContents<'_> {
+    let mut wanted = NamedContents::new();
     for operation in operations {
         match operation {
             Operation::Upload(upload) => wanted
@@ -211,24 +217,24 @@ fn named_contents(operations: &[Operation]) -> Option<Condition> {
             Operation::Release(_) => {}
         }
     }
-    let mut contents = Condition::any();
-    for (scope, digests) in wanted {
-        contents = contents.add(
+    wanted
+}
+
+/// The originals of these ids, and the stored rows of these contents.
+async fn read_originals(
+    transaction: &Transaction,
+    ids: BTreeSet<OriginalId>,
+    contents: NamedContents<'_>,
+) -> Result<HashMap<OriginalId, SeenOriginal>, DbErr> {
+    let mut wanted = Condition::any();
+    for (scope, digests) in contents {
+        wanted = wanted.add(
             Condition::all()
                 .add(state_is(OriginalState::Stored))
                 .add(original_images::Column::Scope.eq(scope))
                 .add(original_images::Column::ContentHash.is_in(padded(digests))),
         );
     }
-    (!contents.is_empty()).then_some(contents)
-}
-
-async fn read_originals(
-    transaction: &Transaction,
-    ids: BTreeSet<OriginalId>,
-    contents: Option<Condition>,
-) -> Result<HashMap<OriginalId, SeenOriginal>, DbErr> {
-    let mut wanted = contents.unwrap_or_else(Condition::any);
     if !ids.is_empty() {
         wanted = wanted.add(original_images::Column::Id.is_in(padded(ids)));
     }
@@ -243,38 +249,57 @@ async fn read_originals(
     Ok(by_id(rows))
 }
 
+/// The stored rows of these contents. One look into the index for each, whatever PostgreSQL knew of the
+/// table when it planned the statement: it keeps plans, and those of an empty table read all of it.
 async fn resolve_contents(
     transaction: &Transaction,
-    contents: Option<Condition>,
+    contents: NamedContents<'_>,
 ) -> Result<Vec<OriginalId>, DbErr> {
-    let Some(contents) = contents else {
+    if contents.is_empty() {
         return Ok(Vec::new());
-    };
-    original_images::Entity::find()
-        .select_only()
-        .column(original_images::Column::Id)
-        .filter(contents)
-        .into_tuple()
-        .all(transaction)
-        .await
+    }
+    let mut find = Text::new(DbBackend::Postgres, "SELECT found.id FROM ");
+    let contents = contents.into_iter().flat_map(|(scope, digests)| {
+        let digests = digests.into_iter();
+        digests.map(move |digest| [scope.into(), digest.into()])
+    });
+    find.table("wanted", contents).push(
+        " CROSS JOIN LATERAL (
+            SELECT id FROM original_images
+            WHERE state = 'stored' AND scope = wanted.column1 AND content_hash = wanted.column2
+            OFFSET 0
+        ) AS found",
+    );
+    let rows = transaction.query_all_raw(find.finish()).await?;
+    rows.iter().map(|row| row.try_get_by_index(0)).collect()
 }
 
-/// Locks by id alone and reads what is there once the lock is held: the state decides in the plan.
+/// Locks by id alone, one after the other in the order of the ids, and reads what is there once the lock
+/// is held: the state decides in the plan. With the first row the database tells the time, which is the same
+/// all through a transaction.
 async fn lock_originals(
     transaction: &Transaction,
     ids: BTreeSet<OriginalId>,
-) -> Result<HashMap<OriginalId, SeenOriginal>, DbErr> {
+) -> Result<(HashMap<OriginalId, SeenOriginal>, Option<DateTime<Utc>>), DbErr> {
     if ids.is_empty() {
-        return Ok(HashMap::new());
+        return Ok((HashMap::new(), None));
     }
-    let rows = original_images::Entity::find()
-        .filter(original_images::Column::Id.is_in(padded(ids)))
-        .order_by_asc(original_images::Column::Id)
+    let each = SeenOriginal::select_cols(original_images::Entity::find().select_only())
+        .filter(Expr::cust("original_images.id = wanted.column1"))
         .lock_exclusive()
-        .into_partial_model()
-        .all(transaction)
-        .await?;
-    Ok(by_id(rows))
+        .build(DbBackend::Postgres);
+    let mut lock = Text::new(DbBackend::Postgres, "SELECT now(), found.* FROM ");
+    lock.table("wanted", ids.into_iter().map(|id| [id.into()]));
+    lock.push(&format!(" CROSS JOIN LATERAL ({}) AS found", each.sql));
+    let rows = transaction.query_all_raw(lock.finish()).await?;
+    let now = match rows.first() {
+        Some(row) => Some(row.try_get_by_index(0)?),
+        None => None,
+    };
+    let rows = rows
+        .iter()
+        .map(|row| SeenOriginal::from_query_result(row, ""));
+    Ok((by_id(rows.collect::<Result<_, _>>()?), now))
 }
 
 fn by_id(rows: Vec<SeenOriginal>) -> HashMap<OriginalId, SeenOriginal> {

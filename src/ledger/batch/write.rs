@@ -9,8 +9,8 @@ use sea_orm::sea_query::{Expr, OnConflict, Query};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryTrait, Value};
 
 use super::plan::{Heal, Plan};
-use crate::ledger::literal::{found_in_state, state_is};
-use crate::ledger::script::{Script, Text, padded};
+use crate::ledger::literal::{found_in_state, found_live, state_is};
+use crate::ledger::script::{Script, Text, is_one_of, padded};
 use crate::ledger::{clock, pending};
 use crate::seams::{Rule, enforced};
 
@@ -50,8 +50,8 @@ fn discard(script: &mut Script, plan: &Plan) {
             Column::LastError,
             Expr::val("another upload stored the same content"),
         )
-        .filter(Column::Id.is_in(padded(plan.discard.iter().copied())))
-        .filter(state_is(OriginalState::Pending));
+        .filter(is_one_of(backend, Column::Id, plan.discard.iter().copied()))
+        .filter(Expr::cust(found_in_state(OriginalState::Pending)));
     script.add(discard.build(backend), plan.discard.len());
 }
 
@@ -93,12 +93,13 @@ fn promote(script: &mut Script, plan: &Plan) {
         let end = if column == "stored_at" { " END" } else { "" };
         update.push(&format!("{end}, {column} = ")).bind(now());
     }
-    update.push(", lease_token = NULL, lease_until = NULL FROM (VALUES ");
-    update.rows(padded(&plan.promote).into_iter().map(|(id, token)| {
+    update.push(", lease_token = NULL, lease_until = NULL FROM ");
+    let promoted = plan.promote.iter().map(|(id, token)| {
         let count = plan.deltas.get(id).copied().unwrap_or_default();
         [(*id).into(), (*token).into(), count.into()]
-    }));
-    update.push(") AS promoted WHERE id = promoted.column1 AND lease_token = promoted.column2");
+    });
+    update.table("promoted", promoted);
+    update.push(" WHERE id = promoted.column1 AND lease_token = promoted.column2");
     if enforced(Rule::RowDecides) {
         update.push(&format!(" AND {}", found_in_state(OriginalState::Pending)));
     }
@@ -162,14 +163,13 @@ fn change_counts(script: &mut Script, plan: &Plan) {
             zero_since = CASE WHEN reference_count + change.column2 = 0 THEN ",
     );
     update.bind(now()).push(" END, updated_at = ").bind(now());
-    update.push(" FROM (VALUES ");
-    let rows = padded(changes.iter().copied());
-    update.rows(
-        rows.into_iter()
-            .map(|(id, delta)| [id.into(), delta.into()]),
-    );
+    update.push(" FROM ");
+    let rows = changes
+        .iter()
+        .map(|(id, delta)| [(*id).into(), (*delta).into()]);
+    update.table("change", rows);
     update.push(&format!(
-        ") AS change WHERE id = change.column1 AND {}",
+        " WHERE id = change.column1 AND {}",
         found_in_state(OriginalState::Stored)
     ));
     script.add(update.finish(), changes.len());
@@ -228,8 +228,12 @@ fn release_images(script: &mut Script, plan: &Plan) {
             images::Column::OriginalImageId,
             Expr::val(None::<uuid::Uuid>),
         )
-        .filter(images::Column::Id.is_in(padded(plan.release.iter().copied())))
-        .filter(images::Column::DeletedAt.is_null());
+        .filter(is_one_of(
+            backend,
+            images::Column::Id,
+            plan.release.iter().copied(),
+        ))
+        .filter(Expr::cust(found_live()));
     script.add(release.build(backend), plan.release.len());
 }
 

@@ -1,6 +1,9 @@
 //! Plans: asked of the database, judged, and written down.
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
+use hapax::ledger::PLANNER;
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement,
+};
 
 use super::Asked;
 
@@ -33,8 +36,29 @@ const SMALL_INDEXES: [&str; 3] = [
     "original_images_deleting",
 ];
 
+/// A connection to PostgreSQL on which statements are planned as on the ledger's.
+pub(super) async fn as_the_ledger(url: &str) -> DatabaseConnection {
+    let mut options = ConnectOptions::new(url);
+    options.max_connections(1).sqlx_logging(false);
+    options.map_sqlx_postgres_opts(|postgres| postgres.options(PLANNER));
+    let database = Database::connect(options).await;
+    database.expect("the database accepts connections")
+}
+
+/// Each with how the database would run it.
+pub(super) async fn explain_all<'a>(
+    database: &DatabaseConnection,
+    asked: &'a [Asked],
+) -> Vec<(&'a Asked, Vec<String>)> {
+    let mut explained = Vec::new();
+    for one in asked {
+        explained.push((one, explain(database, &one.statement).await));
+    }
+    explained
+}
+
 /// How the database would run the statement, with the values it was run with: one line a step.
-pub(super) async fn explain(database: &DatabaseConnection, statement: &Statement) -> Vec<String> {
+async fn explain(database: &DatabaseConnection, statement: &Statement) -> Vec<String> {
     let (prefix, column) = match database.get_database_backend() {
         DbBackend::Postgres => ("EXPLAIN (COSTS OFF) ", "QUERY PLAN"),
         _ => ("EXPLAIN QUERY PLAN ", "detail"),
@@ -68,6 +92,16 @@ pub(super) fn reads_a_whole_table(function: &str, sql: &str, plan: &[String]) ->
         let is_first_rows = line.contains("USING") && sql.contains("LIMIT");
         on_growing("Seq Scan on ") || (on_growing("SCAN ") && !small && !is_first_rows)
     })
+}
+
+/// Whether fewer rows are found by an index in one plan of PostgreSQL than in another one.
+pub(super) fn finds_less(function: &str, than: &[String], plan: &[String]) -> bool {
+    let found = |plan: &[String]| {
+        let lines = plan.iter();
+        lines.filter(|line| line.contains("Index Cond:")).count()
+    };
+    let is_whole_pass = WHOLE_PASSES.iter().any(|(name, _)| *name == function);
+    !is_whole_pass && found(plan) < found(than)
 }
 
 /// A statement on one line.
