@@ -28,6 +28,8 @@ use crate::upload::{
 /// Pieces of a body between the socket and the hasher: the only bytes of an upload that no budget
 /// counts, so few.
 const BODY_CHANNEL: usize = 3;
+/// The same of a body that is expected to go to disk: its pieces are large, and each keeps a buffer.
+const LARGE_BODY_CHANNEL: usize = 1;
 /// How long a presigned URL works.
 const PRESIGNED_FOR: Duration = Duration::from_secs(5 * 60);
 /// How long the database may take to answer a readiness probe.
@@ -142,7 +144,11 @@ impl Service {
         mpsc::Sender<BodyEvent>,
         impl Future<Output = Result<StoredUpload, UploadError>> + use<>,
     ) {
-        let (events, body) = mpsc::channel(BODY_CHANNEL);
+        let pieces = match request.expected_bytes {
+            Some(bytes) if self.spool.is_large(bytes) => LARGE_BODY_CHANNEL,
+            _ => BODY_CHANNEL,
+        };
+        let (events, body) = mpsc::channel(pieces);
         let answer = self.hashers.nearest().send(HashUpload { request, body });
         let tether = (!enforced(Rule::WorkOutlivesClient)).then(|| events.clone());
         (events, async move {

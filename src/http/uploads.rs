@@ -77,6 +77,9 @@ pub struct UploadInput {
     kind: UploadKind,
     idempotency_key: Option<String>,
     max_files: usize,
+    /// The length of the body's part for each file, were there as many as may be: a form that is longer
+    /// than so many small files brings large ones.
+    bytes_per_file: Option<u64>,
     payload: Payload,
 }
 
@@ -104,10 +107,13 @@ impl FromRequest for UploadInput {
             } else {
                 UploadKind::Raw(raw_file(headers, Settings::of(&request).max_bytes)?)
             };
+            let max_files = Settings::of(&request).max_files;
             Ok(Self {
                 kind,
                 idempotency_key,
-                max_files: Settings::of(&request).max_files,
+                max_files,
+                bytes_per_file: content_length(headers)
+                    .and_then(|bytes| bytes.checked_div(max_files as u64)),
                 payload,
             })
         })
@@ -199,7 +205,10 @@ pub async fn upload_images(
     let key = input.idempotency_key;
     match input.kind {
         UploadKind::Form(parser) => {
-            let request = upload_request(caller, key, None, None);
+            let request = UploadRequest {
+                expected_bytes: input.bytes_per_file,
+                ..upload_request(caller, key)
+            };
             let stored = run_upload(&service, request, |events| {
                 feed_form(input.payload, *parser, input.max_files, events)
             })
@@ -207,7 +216,12 @@ pub async fn upload_images(
             Ok(form_answer(stored))
         }
         UploadKind::Raw(file) => {
-            let request = upload_request(caller, key, file.declared_digest, file.declared_bytes);
+            let request = UploadRequest {
+                declared_digest: file.declared_digest,
+                declared_bytes: file.declared_bytes,
+                expected_bytes: file.declared_bytes,
+                ..upload_request(caller, key)
+            };
             let stored = run_upload(&service, request, |events| {
                 feed_raw(input.payload, file.filename, events)
             })
@@ -221,17 +235,14 @@ pub async fn upload_images(
     }
 }
 
-fn upload_request(
-    caller: Caller,
-    idempotency_key: Option<String>,
-    declared_digest: Option<ContentDigest>,
-    declared_bytes: Option<u64>,
-) -> UploadRequest {
+/// A request that says nothing of its files.
+fn upload_request(caller: Caller, idempotency_key: Option<String>) -> UploadRequest {
     UploadRequest {
         tenant: caller.tenant,
         idempotency_key,
-        declared_digest,
-        declared_bytes,
+        declared_digest: None,
+        declared_bytes: None,
+        expected_bytes: None,
     }
 }
 

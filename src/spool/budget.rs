@@ -58,6 +58,13 @@ impl Budget {
         (most - most % BLOCK_BYTES).max(BLOCK_BYTES)
     }
 
+    /// An eighth of the in-flight pool, as long as no more than that is taken.
+    pub(super) fn lone_share_in_flight(&self) -> Option<usize> {
+        let all = self.in_flight_bytes as usize;
+        let share = all / 8;
+        (self.in_flight.available_permits() >= all - share).then_some(share)
+    }
+
     /// Takes bytes on their way to disk, if they are free.
     pub(super) fn try_hold_in_flight(&self, bytes: usize) -> Option<Hold> {
         self.try_take(&self.in_flight, self.in_flight_permits(bytes), bytes)

@@ -104,6 +104,11 @@ impl Spool {
         SpoolWriter::new(self.clone(), expected_bytes)
     }
 
+    /// Whether a body of so many bytes belongs on disk.
+    pub fn is_large(&self, bytes: u64) -> bool {
+        bytes > self.shared.memory_threshold
+    }
+
     /// Whether a body could be spooled to disk right now: a file can be made and written, and there is
     /// free space.
     ///

@@ -14,8 +14,10 @@ use super::budget::{GaugeShare, Hold};
 use super::chunks::ChunkList;
 use super::{Spool, SpooledBody, unlinked_file};
 
-/// The most that is hashed at a stretch on a thread that others share: about 0.1 ms.
-const INLINE_HASH_BYTES: usize = 64 * 1024;
+/// The most that is hashed at a stretch on a thread that others share: about 0.1 ms. As much as the HTTP
+/// library reads at once: whoever has a turn between two slices finds its buffer still in use, and reads
+/// into a small new one.
+const INLINE_HASH_BYTES: usize = 128 * 1024;
 /// The first gather of a body on disk, and of one whose client was silent: all of it is taken from the
 /// budget as soon as there is one byte in it.
 const FIRST_GATHER_BYTES: usize = 32 * 1024 - BLOCK_BYTES;
@@ -23,6 +25,8 @@ const FIRST_GATHER_BYTES: usize = 32 * 1024 - BLOCK_BYTES;
 /// take, an allocation of 128 KiB. A second gather fills meanwhile, so one upload has at most twice this in
 /// flight.
 const GATHER_BYTES: usize = 128 * 1024 - BLOCK_BYTES;
+/// The same as long as few uploads share the budget: each change of threads is worth more bytes then.
+const LONE_GATHER_BYTES: usize = 1024 * 1024 - BLOCK_BYTES;
 
 /// A body while it comes in: hashed and kept at once. Dropping it frees all it holds.
 #[derive(Debug)]
@@ -71,7 +75,7 @@ enum Worker {
 impl SpoolWriter {
     pub(super) fn new(spool: Spool, expected_bytes: Option<u64>) -> Self {
         let budget = &spool.shared.budget;
-        let place = if expected_bytes.is_some_and(|bytes| bytes > spool.shared.memory_threshold) {
+        let place = if expected_bytes.is_some_and(|bytes| spool.is_large(bytes)) {
             Place::Disk(OnDisk::new())
         } else {
             Place::Memory {
@@ -204,7 +208,7 @@ impl SpoolWriter {
             };
             rest = gather.buffer.fill(rest);
             if gather.buffer.is_full() {
-                disk.next_bytes = (2 * disk.next_bytes).min(GATHER_BYTES);
+                disk.next_bytes = (2 * disk.next_bytes).min(LONE_GATHER_BYTES);
                 disk.flush(&self.spool).await?;
             }
         }
@@ -224,7 +228,10 @@ impl OnDisk {
     /// A new gather, as soon as the budget has room for it.
     async fn begin(&mut self, spool: &Spool) -> io::Result<&mut Gather> {
         let budget = &spool.shared.budget;
-        let capacity = budget.whole_blocks_in_flight(self.next_bytes);
+        let most = budget.lone_share_in_flight().map_or(GATHER_BYTES, |share| {
+            share.clamp(GATHER_BYTES, LONE_GATHER_BYTES)
+        });
+        let capacity = budget.whole_blocks_in_flight(self.next_bytes.min(most));
         let hold = match budget.try_hold_in_flight(capacity) {
             Some(hold) => hold,
             None => {

@@ -50,7 +50,7 @@ impl Intake {
         loop {
             match events.next(open.as_mut()).await? {
                 BodyEvent::FileStarted { filename } => {
-                    let file = OpenFile::new(self, filename, request.declared_bytes);
+                    let file = OpenFile::new(self, filename, request.expected_bytes);
                     if open.replace(file).is_some() {
                         return Err(out_of_order("a file began inside another"));
                     }

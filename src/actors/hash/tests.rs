@@ -135,6 +135,7 @@ fn request() -> UploadRequest {
         idempotency_key: Some("key".to_owned()),
         declared_digest: None,
         declared_bytes: None,
+        expected_bytes: None,
     }
 }
 
@@ -218,6 +219,7 @@ async fn a_body_that_ends_early_is_incomplete() {
     }
     let declared = UploadRequest {
         declared_bytes: Some(11),
+        expected_bytes: Some(11),
         ..request()
     };
     let error = bench.assert_refused(whole(b"0123456789"), declared).await;
@@ -255,6 +257,7 @@ async fn announced_as_too_large_is_refused_unread() {
     let bench = Bench::new(config());
     let request = UploadRequest {
         declared_bytes: Some(200_001),
+        expected_bytes: Some(200_001),
         ..request()
     };
     let error = bench.assert_refused(Vec::new(), request).await;

@@ -165,6 +165,7 @@ impl World {
             idempotency_key: key.map(|key| format!("key-{key}")),
             declared_digest: None,
             declared_bytes: None,
+            expected_bytes: None,
         };
         let (events, answer) = service.upload(request);
         let feed = async move {
