@@ -25,11 +25,15 @@ const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// A connection keeps the plan of each statement. One that was made while the tables were new and small
 /// reads them from end to end, and is kept while they grow, until the next ANALYZE: for a minute or more, in
 /// which each upload reads all rows. Every statement finds its rows by an index, so no other way is thought of.
-pub const PLANNER: [(&str, &str); 4] = [
+///
+/// What is switched off counts as enormously expensive where there is no other way, as in a table without an
+/// index that fits; no statement is to be compiled for that.
+pub const PLANNER: [(&str, &str); 5] = [
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
+    ("jit", "off"),
 ];
 
 impl Ledger {
