@@ -27,13 +27,15 @@ const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// which each upload reads all rows. Every statement finds its rows by an index, so no other way is thought of.
 ///
 /// What is switched off counts as enormously expensive where there is no other way, as in a table without an
-/// index that fits; no statement is to be compiled for that.
-pub const PLANNER: [(&str, &str); 5] = [
+/// index that fits; no statement is to be compiled for that. And a plan for any LIMIT is one for a tenth of the
+/// table: no page is to start workers for that.
+pub const PLANNER: [(&str, &str); 6] = [
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
     ("jit", "off"),
+    ("max_parallel_workers_per_gather", "0"),
 ];
 
 impl Ledger {

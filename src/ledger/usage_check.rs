@@ -81,7 +81,8 @@ impl Ledger {
             // go by an index.
             transaction
                 .execute_unprepared(
-                    "SET LOCAL statement_timeout = 0; SET LOCAL enable_seqscan = on",
+                    "SET LOCAL statement_timeout = 0; SET LOCAL enable_seqscan = on; \
+                     SET LOCAL max_parallel_workers_per_gather = 2",
                 )
                 .await?;
         }
