@@ -108,7 +108,7 @@ pub(crate) enum Verdict {
     Refused { status: u16, code: String },
     /// 503, or no answer.
     Unknown(String),
-    /// Nothing was asked of anybody.
+    /// Nothing was asked of anybody, or nobody took it: to be asked again.
     Unsent,
     /// An answer that the contract does not have.
     Wrong(String),
@@ -128,6 +128,9 @@ impl Answer {
         match status {
             200..=299 => Verdict::Done(body),
             503 => Verdict::Unknown(code()),
+            // A server that was paused for longer than a head may take answers so, below the
+            // application, whatever connections it finds without one: nothing was begun for them.
+            408 if body.is_empty() => Verdict::Unsent,
             400..=499 => Verdict::Refused {
                 status,
                 code: code(),
@@ -228,6 +231,11 @@ mod tests {
             Verdict::Unknown(_)
         ));
         assert!(matches!(Answer::Unsent.verdict(), Verdict::Unsent));
+        assert!(matches!(whole(408, ""), Verdict::Unsent));
+        assert!(matches!(
+            whole(408, r#"{"code":"body-too-slow"}"#),
+            Verdict::Refused { status: 408, code } if code == "body-too-slow"
+        ));
         for wrong in [500, 502, 301] {
             assert!(matches!(whole(wrong, "?"), Verdict::Wrong(_)), "{wrong}");
         }
