@@ -200,6 +200,7 @@ impl Judge<'_> {
         let new = cost("pg-new-100k-32", |round| round.store_calls);
         let of_duplicates = cost("pg-dup-100k-32", |round| round.transactions);
         let of_new = cost("pg-new-100k-32", |round| round.transactions);
+        let of_many_new = cost("pg-new-100k-256", |round| round.transactions);
         let text = |value: f64| format!("{value:.3}");
         self.add(
             "S3 calls per duplicate",
@@ -214,14 +215,15 @@ impl Judge<'_> {
         );
         let few = |count: f64| (text(count), count <= 0.2);
         self.add(
-            "database transactions per duplicate at load",
+            "database transactions per duplicate, 32 connections",
             "≤ 0.2",
             of_duplicates.map(few),
         );
         self.add(
-            "database transactions per new original at load",
+            "database transactions per new original, 32 connections",
             "≤ 0.2",
             of_new.map(few),
         );
+        self.add("the same, 256 connections", "≤ 0.2", of_many_new.map(few));
     }
 }

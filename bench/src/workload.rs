@@ -297,6 +297,14 @@ pub(crate) const ALL: &[Workload] = &[
         &[Hapax, Naive],
     ),
     on_postgres(
+        "pg-new-100k-256",
+        "new originals, 100 KiB",
+        Traffic::New,
+        100 * KIB,
+        256,
+        &[Hapax, Naive],
+    ),
+    on_postgres(
         "pg-mixed-100k-64",
         "90 % duplicates and deletions, 100 KiB",
         Traffic::Mixed,

@@ -16,6 +16,7 @@ mod m20261123_000005_index_webhook_events_by_age;
 mod m20261123_000006_create_usage_counters;
 mod m20261123_000007_rebuild_indexes;
 mod m20261123_000008_create_verify_passes;
+mod m20261125_000009_count_beside_indexes;
 
 /// Every migration, oldest first.
 #[derive(Debug)]
@@ -33,6 +34,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000006_create_usage_counters::Migration),
             Box::new(m20261123_000007_rebuild_indexes::Migration),
             Box::new(m20261123_000008_create_verify_passes::Migration),
+            Box::new(m20261125_000009_count_beside_indexes::Migration),
         ]
     }
 }

@@ -16,7 +16,9 @@ use crate::seams::tap_pool;
 
 /// A connection that was used so recently is taken to be alive. Shorter than a database needs to restart:
 /// then whoever comes after it meets no connection of the time before.
-const TRUSTED_IDLE_TIME: Duration = Duration::from_secs(1);
+pub(super) const TRUSTED_IDLE_TIME: Duration = Duration::from_secs(1);
+/// Of so many connections, one may stay with those who write between their transactions.
+const CONNECTIONS_PER_SPARE: u32 = 4;
 /// A transaction that holds locks and says nothing for this long is a lost client.
 const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -47,7 +49,9 @@ impl Ledger {
         if config.url.starts_with("sqlite:") {
             return Self::connect_sqlite(config).await;
         }
-        let pool = Pool::shared(connect_postgres(config, config.max_connections).await?);
+        let pool = connect_postgres(config, config.max_connections).await?;
+        let spares = (config.max_connections / CONNECTIONS_PER_SPARE) as usize;
+        let pool = Pool::with_spares(pool, spares);
         Ok(Self {
             writer: tap_pool(pool.clone()),
             reader: tap_pool(pool),

@@ -19,6 +19,7 @@ mod pool;
 pub mod reap;
 mod receipts;
 mod script;
+mod spare;
 mod stats;
 mod store_meta;
 #[cfg(test)]

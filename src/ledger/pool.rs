@@ -1,13 +1,14 @@
 //! Where statements go: a pool of connections, or the one connection that writes to an SQLite file.
 //!
 //! A pool takes a connection back in a task of its own, which asks it whether it is alive, before it gives
-//! it to the next. Where one writer runs a transaction after the other, these are waits for other threads
-//! between any two of them: a third of a group commit's time. So that writer's connection stays out of its
-//! pool between transactions.
+//! it to the next. Where one writer runs a transaction after the other, these are waits for others
+//! between any two of them: on SQLite a third of a group commit's time, on PostgreSQL a round trip, and the
+//! next transaction on another connection, whose process is the colder one. So connections that write stay
+//! out of their pool between transactions.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use sea_orm::metric::Info;
@@ -19,6 +20,7 @@ use sea_orm::{
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::script;
+use super::spare::{Spare, Spares};
 
 /// How long a caller waits for a connection before the database counts as not available.
 pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,19 +29,31 @@ pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub(crate) struct Pool {
     pool: DatabaseConnection,
-    /// Where the pool's only connection is between transactions; `None` for a pool that keeps its own.
-    kept: Option<Kept>,
+    kept: Kept,
+}
+
+/// Where connections that write are between their transactions.
+#[derive(Debug, Clone)]
+enum Kept {
+    /// In the pool.
+    InPool,
+    /// Here is the pool's only one.
+    Only(OnlyOne),
+    /// Here are some of them.
+    Some(Arc<Spares>),
 }
 
 /// SeaORM lends a connection for longer than a statement only as a transaction: that is what is kept. But
 /// for its first, `BEGIN` and `COMMIT` are statements of ours on it. Empty while the connection is at work,
 /// and after it was given back to the pool, which any end but a clean one does: the pool looks whether it
 /// is still sound.
-type Kept = Arc<Mutex<Option<DatabaseTransaction>>>;
+type OnlyOne = Arc<Mutex<Option<DatabaseTransaction>>>;
 
 /// What begins a transaction of the one writer. It takes the write lock at once: a transaction that reads
 /// first and writes later could be refused half-way.
 pub(super) const BEGIN_WRITING: &str = "BEGIN IMMEDIATE";
+const COMMIT: &str = "COMMIT";
+const ROLLBACK: &str = "ROLLBACK";
 
 /// A transaction. Dropped, it is rolled back.
 #[derive(Debug)]
@@ -48,45 +62,76 @@ pub(crate) struct PoolTransaction {
     begins: AtomicBool,
     /// Dropped before `home`: whoever has the next turn finds it on its way to the pool.
     connection: DatabaseTransaction,
+    home: Home,
+}
+
+/// Where a transaction's connection goes after a clean end.
+#[derive(Debug)]
+enum Home {
+    Pool,
     /// The place it is kept in, locked.
-    home: Option<OwnedMutexGuard<Option<DatabaseTransaction>>>,
+    Only(OwnedMutexGuard<Option<DatabaseTransaction>>),
+    /// Beside others, if it has not been out of its pool for too long.
+    Some(Arc<Spares>, Instant),
 }
 
 impl Pool {
     /// Connections that anybody takes.
     pub(super) fn shared(pool: DatabaseConnection) -> Self {
-        Self { pool, kept: None }
+        let kept = Kept::InPool;
+        Self { pool, kept }
+    }
+
+    /// Connections that anybody takes, of which no more than `spares` stay out of the pool between
+    /// transactions that write.
+    pub(super) fn with_spares(pool: DatabaseConnection, spares: usize) -> Self {
+        let kept = Kept::Some(Arc::new(Spares::new(spares)));
+        Self { pool, kept }
     }
 
     /// A pool of one connection, through which all writes to an SQLite file go.
     pub(super) fn one_writer(pool: DatabaseConnection) -> Self {
-        Self {
-            pool,
-            kept: Some(Kept::default()),
-        }
+        let kept = Kept::Only(OnlyOne::default());
+        Self { pool, kept }
     }
 
     /// Begins a transaction that writes.
     pub(crate) async fn begin_writing(&self) -> Result<PoolTransaction, DbErr> {
-        let mut home = match &self.kept {
-            Some(kept) => Some(turn(kept).await?),
-            None => None,
-        };
-        let kept = home.as_deref_mut().and_then(Option::take);
-        let begins = AtomicBool::new(kept.is_some());
-        let connection = match kept {
-            Some(connection) => connection,
-            None => {
-                let options = TransactionOptions {
-                    sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-                    ..TransactionOptions::default()
-                };
-                self.pool.begin_with_options(options).await?
+        match &self.kept {
+            Kept::InPool => self.begin_from_pool(Home::Pool).await,
+            Kept::Only(only) => {
+                let mut home = turn(only).await?;
+                match home.take() {
+                    Some(connection) => Ok(PoolTransaction {
+                        begins: AtomicBool::new(true),
+                        connection,
+                        home: Home::Only(home),
+                    }),
+                    None => self.begin_from_pool(Home::Only(home)).await,
+                }
             }
+            Kept::Some(spares) => match spares.begin().await {
+                Some(Spare { connection, since }) => Ok(PoolTransaction {
+                    begins: AtomicBool::new(false),
+                    connection,
+                    home: Home::Some(Arc::clone(spares), since),
+                }),
+                None => {
+                    let home = Home::Some(Arc::clone(spares), Instant::now());
+                    self.begin_from_pool(home).await
+                }
+            },
+        }
+    }
+
+    async fn begin_from_pool(&self, home: Home) -> Result<PoolTransaction, DbErr> {
+        let options = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
         };
         Ok(PoolTransaction {
-            begins,
-            connection,
+            begins: AtomicBool::new(false),
+            connection: self.pool.begin_with_options(options).await?,
             home,
         })
     }
@@ -96,14 +141,16 @@ impl Pool {
         Ok(PoolTransaction {
             begins: AtomicBool::new(false),
             connection: self.pool.begin().await?,
-            home: None,
+            home: Home::Pool,
         })
     }
 
     /// The pool itself, with all its connections, for whom only SeaORM's own type will do.
     pub(crate) async fn whole(&self) -> &DatabaseConnection {
-        if let Some(kept) = &self.kept {
-            drop(kept.lock().await.take());
+        match &self.kept {
+            Kept::InPool => {}
+            Kept::Only(only) => drop(only.lock().await.take()),
+            Kept::Some(spares) => spares.give_back().await,
         }
         &self.pool
     }
@@ -123,19 +170,19 @@ impl Pool {
 }
 
 /// In the order of asking. No future of the database is waited for here, so this may time out.
-async fn turn(kept: &Kept) -> Result<OwnedMutexGuard<Option<DatabaseTransaction>>, DbErr> {
-    tokio::time::timeout(ACQUIRE_TIMEOUT, Arc::clone(kept).lock_owned())
+async fn turn(only: &OnlyOne) -> Result<OwnedMutexGuard<Option<DatabaseTransaction>>, DbErr> {
+    tokio::time::timeout(ACQUIRE_TIMEOUT, Arc::clone(only).lock_owned())
         .await
         .map_err(|_| DbErr::ConnectionAcquire(ConnAcquireErr::Timeout))
 }
 
 impl PoolTransaction {
     pub(crate) async fn commit(self) -> Result<(), DbErr> {
-        self.end("COMMIT").await
+        self.end(COMMIT).await
     }
 
     pub(crate) async fn rollback(self) -> Result<(), DbErr> {
-        self.end("ROLLBACK").await
+        self.end(ROLLBACK).await
     }
 
     async fn end(self, how: &str) -> Result<(), DbErr> {
@@ -146,15 +193,20 @@ impl PoolTransaction {
             connection,
         } = self;
         match &mut home {
-            Some(home) => {
+            Home::Only(home) => {
                 if !begins.into_inner() {
                     connection.execute_unprepared(how).await?;
                 }
                 **home = Some(connection);
                 Ok(())
             }
-            None if how == "COMMIT" => connection.commit().await,
-            None => connection.rollback().await,
+            Home::Some(spares, since) if spares.has_room_for(*since) => {
+                connection.execute_unprepared(how).await?;
+                spares.keep(connection, *since);
+                Ok(())
+            }
+            Home::Pool | Home::Some(..) if how == COMMIT => connection.commit().await,
+            Home::Pool | Home::Some(..) => connection.rollback().await,
         }
     }
 }
@@ -207,7 +259,7 @@ impl ConnectionTrait for PoolTransaction {
 /// One statement: on the one writer, a transaction of its own.
 macro_rules! alone {
     ($pool:ident . $call:ident ( $argument:ident )) => {{
-        if $pool.kept.is_none() {
+        if !matches!($pool.kept, Kept::Only(_)) {
             return $pool.pool.$call($argument).await;
         }
         let transaction = $pool.begin_writing().await?;

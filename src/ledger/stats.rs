@@ -100,7 +100,7 @@ SELECT
         AS deleting,
     (SELECT CAST(coalesce(sum(orphaned), 0) AS bigint) FROM usage_counters) AS unreferenced,
     (SELECT min(lease_until) FROM original_images WHERE state = 'pending') AS first_lease_until,
-    (SELECT min(zero_since) FROM original_images WHERE state = 'stored' AND reference_count = 0)
+    (SELECT min(zero_since) FROM original_images WHERE state = 'stored' AND zero_since IS NOT NULL)
         AS first_zero_since,
     (SELECT min({later}(updated_at, put_deadline)) FROM (
         SELECT updated_at, put_deadline FROM original_images WHERE state = 'deleting'

@@ -77,10 +77,7 @@ pub(super) async fn look(
     let (originals, told) = match backend {
         // The transaction holds the one write lock: nothing needs to be locked row by row.
         DbBackend::Sqlite => (read_originals(transaction, ids, contents).await?, None),
-        _ => {
-            ids.extend(resolve_contents(transaction, contents).await?);
-            lock_originals(transaction, ids).await?
-        }
+        _ => lock_originals(transaction, ids, contents).await?,
     };
     let now = match told {
         Some(now) if enforced(Rule::DatabaseClock) => now,
@@ -249,48 +246,48 @@ async fn read_originals(
     Ok(by_id(rows))
 }
 
-/// The stored rows of these contents. One look into the index for each, whatever PostgreSQL knew of the
-/// table when it planned the statement: it keeps plans, and those of an empty table read all of it.
-async fn resolve_contents(
-    transaction: &Transaction,
-    contents: NamedContents<'_>,
-) -> Result<Vec<OriginalId>, DbErr> {
-    if contents.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut find = Text::new(DbBackend::Postgres, "SELECT found.id FROM ");
-    let contents = contents.into_iter().flat_map(|(scope, digests)| {
-        let digests = digests.into_iter();
-        digests.map(move |digest| [scope.into(), digest.into()])
-    });
-    find.table("wanted", contents).push(
-        " CROSS JOIN LATERAL (
-            SELECT id FROM original_images
-            WHERE state = 'stored' AND scope = wanted.column1 AND content_hash = wanted.column2
-            OFFSET 0
-        ) AS found",
-    );
-    let rows = transaction.query_all_raw(find.finish()).await?;
-    rows.iter().map(|row| row.try_get_by_index(0)).collect()
-}
-
-/// Locks by id alone, one after the other in the order of the ids, and reads what is there once the lock
-/// is held: the state decides in the plan. With the first row the database tells the time, which is the same
-/// all through a transaction.
+/// Locks the originals of these ids and the stored rows of these contents, one after the other in the order of
+/// their ids, by id alone, and reads what is there once the lock is held: the state decides in the plan. With
+/// the first row the database tells the time, which is the same all through a transaction.
+///
+/// One look into an index for each, whatever PostgreSQL knew of the table when it planned the statement: it
+/// keeps plans, and those of an empty table read all of it. `OFFSET 0` keeps a part as it is written.
 async fn lock_originals(
     transaction: &Transaction,
     ids: BTreeSet<OriginalId>,
+    contents: NamedContents<'_>,
 ) -> Result<(HashMap<OriginalId, SeenOriginal>, Option<DateTime<Utc>>), DbErr> {
-    if ids.is_empty() {
+    if ids.is_empty() && contents.is_empty() {
         return Ok((HashMap::new(), None));
     }
     let each = SeenOriginal::select_cols(original_images::Entity::find().select_only())
-        .filter(Expr::cust("original_images.id = wanted.column1"))
+        .filter(Expr::cust("original_images.id = wanted.id"))
         .lock_exclusive()
         .build(DbBackend::Postgres);
-    let mut lock = Text::new(DbBackend::Postgres, "SELECT now(), found.* FROM ");
-    lock.table("wanted", ids.into_iter().map(|id| [id.into()]));
-    lock.push(&format!(" CROSS JOIN LATERAL ({}) AS found", each.sql));
+    let mut lock = Text::new(DbBackend::Postgres, "SELECT now(), found.* FROM (");
+    if !ids.is_empty() {
+        lock.push("SELECT named.column1 AS id FROM ");
+        lock.table("named", ids.iter().map(|id| [(*id).into()]));
+    }
+    if !contents.is_empty() {
+        lock.push(if ids.is_empty() { "" } else { " UNION " });
+        lock.push("SELECT stored.id FROM ");
+        let contents = contents.into_iter().flat_map(|(scope, digests)| {
+            let digests = digests.into_iter();
+            digests.map(move |digest| [scope.into(), digest.into()])
+        });
+        lock.table("content", contents).push(
+            " CROSS JOIN LATERAL (
+                SELECT id FROM original_images
+                WHERE state = 'stored' AND scope = content.column1 AND content_hash = content.column2
+                OFFSET 0
+            ) AS stored",
+        );
+    }
+    lock.push(&format!(
+        " ORDER BY id OFFSET 0) AS wanted CROSS JOIN LATERAL ({}) AS found",
+        each.sql
+    ));
     let rows = transaction.query_all_raw(lock.finish()).await?;
     let now = match rows.first() {
         Some(row) => Some(row.try_get_by_index(0)?),

@@ -1,0 +1,89 @@
+//! PostgreSQL's connections that stay out of their pool between transactions that write.
+
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use sea_orm::{ConnectionTrait, DatabaseTransaction};
+
+use super::connect::TRUSTED_IDLE_TIME;
+
+/// After this a connection goes to its pool once, which ends those that have become old.
+const OUT_FOR: Duration = Duration::from_secs(60);
+const BEGIN: &str = "BEGIN";
+
+/// The connections. As with the one writer of an SQLite file, SeaORM lends them as transactions.
+#[derive(Debug)]
+pub(super) struct Spares {
+    room: usize,
+    /// The one that was used last is the last.
+    idle: Mutex<Vec<Idle>>,
+}
+
+/// One that left its pool at this time.
+#[derive(Debug)]
+pub(super) struct Spare {
+    pub(super) connection: DatabaseTransaction,
+    pub(super) since: Instant,
+}
+
+#[derive(Debug)]
+struct Idle {
+    spare: Spare,
+    used: Instant,
+}
+
+impl Spares {
+    pub(super) fn new(room: usize) -> Self {
+        Self {
+            room,
+            idle: Mutex::default(),
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
+        self.idle.lock().expect("nothing panics while holding it")
+    }
+
+    /// A transaction on one of them; `None`: ask the pool, which looks whether what it gives is alive.
+    pub(super) async fn begin(&self) -> Option<Spare> {
+        let Idle { spare, used } = self.idle().pop()?;
+        if used.elapsed() > TRUSTED_IDLE_TIME {
+            // In a task of its own: it may take long to find that nobody is there any more.
+            tokio::spawn(spare.give_back());
+            return None;
+        }
+        // Nothing was done, so whatever the reason is, another connection may do it.
+        let begun = spare.connection.execute_unprepared(BEGIN).await;
+        begun.is_ok().then_some(spare)
+    }
+
+    /// Whether a connection that left its pool at this time may stay out of it.
+    pub(super) fn has_room_for(&self, since: Instant) -> bool {
+        since.elapsed() < OUT_FOR && self.idle().len() < self.room
+    }
+
+    /// Keeps a connection whose transaction has ended.
+    pub(super) fn keep(&self, connection: DatabaseTransaction, since: Instant) {
+        let spare = Spare { connection, since };
+        let used = Instant::now();
+        self.idle().push(Idle { spare, used });
+    }
+
+    /// Gives all of them back to the pool.
+    pub(super) async fn give_back(&self) {
+        let idle = std::mem::take(&mut *self.idle());
+        for Idle { spare, .. } in idle {
+            spare.give_back().await;
+        }
+    }
+}
+
+impl Spare {
+    /// SeaORM ends a transaction with it, and PostgreSQL warns of one that never began.
+    async fn give_back(self) {
+        if self.connection.execute_unprepared(BEGIN).await.is_ok() {
+            // One that is broken is dropped, and the pool finds that out.
+            let _ = self.connection.rollback().await;
+        }
+    }
+}
