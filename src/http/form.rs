@@ -24,7 +24,7 @@ enum Part {
 }
 
 struct Form {
-    parser: MultipartParser,
+    parser: Box<MultipartParser>,
     events: mpsc::Sender<BodyEvent>,
     max_files: usize,
     files: usize,
@@ -38,7 +38,7 @@ struct Form {
 /// The body is at fault, or the service has decided already.
 pub async fn feed_form(
     mut payload: Payload,
-    parser: MultipartParser,
+    parser: Box<MultipartParser>,
     max_files: usize,
     events: mpsc::Sender<BodyEvent>,
 ) -> Result<(), FeedError> {
@@ -149,7 +149,7 @@ mod tests {
             payload: stream::iter(chunks).boxed_local(),
         };
         let (sender, mut receiver) = mpsc::channel(100_000);
-        let result = feed_form(payload, parser, 2, sender).await;
+        let result = feed_form(payload, Box::new(parser), 2, sender).await;
         let mut heard: Vec<String> = Vec::new();
         let mut in_file = false;
         while let Ok(event) = receiver.try_recv() {

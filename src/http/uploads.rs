@@ -2,6 +2,8 @@
 //! stream from the socket into the service through its bounded channel; the service may refuse
 //! at any moment, and a body that does not end well leaves nothing behind.
 
+use std::pin::{Pin, pin};
+
 use actix_web::dev::Payload;
 use actix_web::http::header::{self, ContentDisposition, HeaderMap, HeaderValue};
 use actix_web::web::Data;
@@ -210,7 +212,7 @@ pub async fn upload_images(
                 ..upload_request(caller, key)
             };
             let stored = run_upload(&service, request, |events| {
-                feed_form(input.payload, *parser, input.max_files, events)
+                feed_form(input.payload, parser, input.max_files, events)
             })
             .await?;
             Ok(form_answer(stored))
@@ -305,15 +307,14 @@ async fn run_upload<F: Future<Output = Result<(), FeedError>>>(
     feed: impl FnOnce(mpsc::Sender<BodyEvent>) -> F,
 ) -> Result<StoredUpload, Problem> {
     let (events, outcome) = service.upload(request);
-    first_decided(feed(events), outcome).await
+    first_decided(pin!(feed(events)), pin!(outcome)).await
 }
 
 /// Feeds a body and waits for the service's answer, whichever comes first.
 async fn first_decided<T>(
-    feeding: impl Future<Output = Result<(), FeedError>>,
-    outcome: impl Future<Output = Result<T, UploadError>>,
+    mut feeding: Pin<&mut impl Future<Output = Result<(), FeedError>>>,
+    mut outcome: Pin<&mut impl Future<Output = Result<T, UploadError>>>,
 ) -> Result<T, Problem> {
-    tokio::pin!(outcome, feeding);
     let fed = tokio::select! {
         biased;
         // Before the body's end this can only be a refusal, such as 413.
