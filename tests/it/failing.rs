@@ -8,7 +8,8 @@ use futures::future::join_all;
 use serde_json::Value;
 
 use crate::harness::{
-    Action, Api, Context, Operation, Reply, cases, distinct_bytes, seeded_bytes, small_png,
+    Action, Api, Context, Operation, Reply, cases, count_of, distinct_bytes, seeded_bytes,
+    small_png,
 };
 
 cases! {
@@ -18,6 +19,8 @@ cases! {
         writes_are_refused_in_time_without_a_database,
         a_database_that_stops_during_a_put,
         a_database_that_restarts_under_load,
+        connections_that_ended_are_replaced_unseen,
+        few_connections_are_enough,
         a_store_that_refuses_connections,
         a_store_that_goes_away_during_a_put,
     ],
@@ -59,6 +62,38 @@ async fn unready_reason(api: &Api) -> Value {
 
 async fn upload_as(api: &Api, key: &str, bytes: Vec<u8>) -> Reply {
     api.upload_with(bytes, &[("idempotency-key", key)]).await
+}
+
+/// Those that writers keep between their transactions, too, and those that were idle for long.
+async fn connections_that_ended_are_replaced_unseen(ctx: &mut Context) {
+    let api = ctx.start().await;
+    let outside = ctx.outside().await;
+    let id = api.upload_id(distinct_bytes(900)).await;
+    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+               WHERE datname = current_database() AND pid <> pg_backend_pid()
+                   AND application_name = 'hapax' AND state = 'idle'";
+    for idle_for in [Duration::ZERO, Duration::from_millis(1500)] {
+        tokio::time::sleep(idle_for).await;
+        assert!(count_of(&outside, end).await > 0, "{idle_for:?}");
+        api.upload(distinct_bytes(900)).await.expect(201);
+    }
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    api.delete(&id).await.expect(200);
+}
+
+/// Writers keep none of them where there are only a few.
+async fn few_connections_are_enough(ctx: &mut Context) {
+    for connections in [1, 4] {
+        ctx.set("DATABASE__MAX_CONNECTIONS", &connections);
+        let api = ctx.start().await;
+        let uploads = (0..20).map(async |_| {
+            let id = api.upload_id(distinct_bytes(700)).await;
+            api.content(&id).await.expect(200);
+            api.delete(&id).await.expect(200);
+        });
+        join_all(uploads).await;
+        assert!(ctx.server().stop().await.success());
+    }
 }
 
 async fn a_full_disk_under_the_spool(ctx: &mut Context) {

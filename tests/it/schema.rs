@@ -3,7 +3,7 @@
 use migration::{Migrator, MigratorTrait};
 use sea_orm::ConnectionTrait;
 
-use crate::harness::{Context, LEGACY_URL, Outside, cases};
+use crate::harness::{Context, LEGACY_URL, Outside, cases, count_of};
 
 cases! {
     both: [
@@ -26,6 +26,7 @@ cases! {
         a_webhook_id_is_taken_once_per_source,
         one_store_per_database,
         a_key_hash_is_unique,
+        a_count_is_in_no_index,
         migrate_commands,
         an_older_table_is_set_aside_and_comes_back,
         an_older_table_that_cannot_be_taken_over_is_left_alone,
@@ -294,6 +295,22 @@ async fn a_key_hash_is_unique(ctx: &mut Context) {
     refused(&outside, &key(1, "")).await;
     outside.sql(&key(1, "a")).await;
     refused(&outside, &key(2, "a")).await;
+}
+
+/// What changes with each upload and deletion would be written to every index that names it; on PostgreSQL
+/// to all indexes of the row, as soon as one of them does.
+async fn a_count_is_in_no_index(ctx: &mut Context) {
+    let (outside, _) = migrated(ctx).await;
+    let (indexes, table, text) = match ctx.is_sqlite() {
+        true => ("sqlite_schema WHERE type = 'index'", "tbl_name", "sql"),
+        false => ("pg_indexes WHERE true", "tablename", "indexdef"),
+    };
+    let of_originals = format!("SELECT count(*) FROM {indexes} AND {table} = 'original_images'");
+    assert!(count_of(&outside, &of_originals).await >= 4);
+    for column in ["reference_count", "updated_at"] {
+        let naming = format!("{of_originals} AND {text} LIKE '%{column}%'");
+        assert_eq!(count_of(&outside, &naming).await, 0, "{column}");
+    }
 }
 
 /// `hapax migrate status|down|up` by hand.
