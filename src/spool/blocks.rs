@@ -14,6 +14,8 @@ use bytes::Bytes;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 
+use super::SpoolFile;
+
 /// No disk's logical block is larger.
 pub(crate) const BLOCK_BYTES: usize = 4096;
 /// What is copied together of smaller pieces before it is written.
@@ -76,16 +78,16 @@ pub enum Caching {
 /// A new file that is written from its beginning to its end.
 #[derive(Debug)]
 pub(crate) struct Appender {
-    file: File,
+    file: SpoolFile,
     position: u64,
     direct: bool,
 }
 
 impl Appender {
     /// Writes to an empty file.
-    pub(crate) fn new(file: File, caching: Caching) -> io::Result<Self> {
+    pub(crate) fn new(file: impl Into<SpoolFile>, caching: Caching) -> io::Result<Self> {
         let mut appender = Self {
-            file,
+            file: file.into(),
             position: 0,
             direct: false,
         };
@@ -146,7 +148,7 @@ impl Appender {
     }
 
     /// The file, to be read and synced like any other.
-    pub(crate) fn finish(mut self) -> io::Result<File> {
+    pub(crate) fn finish(mut self) -> io::Result<SpoolFile> {
         self.set_direct(false)?;
         Ok(self.file)
     }
@@ -163,9 +165,9 @@ impl Appender {
         if direct == self.direct {
             return Ok(());
         }
-        let mut flags = fcntl_getfl(&self.file)?;
+        let mut flags = fcntl_getfl(&*self.file)?;
         flags.set(OFlags::DIRECT, direct);
-        fcntl_setfl(&self.file, flags)?;
+        fcntl_setfl(&*self.file, flags)?;
         self.direct = direct;
         Ok(())
     }
@@ -180,7 +182,7 @@ pub(crate) fn write_whole(file: File, pieces: &[Bytes]) -> io::Result<File> {
     }
     let mut appender = Appender::new(file, Caching::Direct)?;
     appender.append_pieces(pieces)?;
-    appender.finish()
+    Ok(appender.finish()?.into_inner())
 }
 
 #[cfg(test)]
@@ -231,7 +233,7 @@ mod tests {
                     expected.extend_from_slice(&content);
                 }
                 let file = appender.finish().expect("a file");
-                assert!(!fcntl_getfl(&file).expect("open").contains(OFlags::DIRECT));
+                assert!(!fcntl_getfl(&*file).expect("open").contains(OFlags::DIRECT));
                 assert!(std::fs::read(&path).expect("readable") == expected);
             }
         }

@@ -1,12 +1,13 @@
 //! A whole body, and ways to read it.
 
-use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
+
+use super::SpoolFile;
 
 /// A whole body, ready to be read as often as needed. Dropping it frees its memory or its file.
 #[derive(Debug, Clone)]
@@ -23,7 +24,7 @@ pub enum SpooledBody {
     /// Large: an unlinked file in the spool directory.
     File {
         /// Read it by position (`read_at`): clones share the cursor.
-        file: Arc<File>,
+        file: Arc<SpoolFile>,
         /// Total length in bytes.
         bytes: u64,
     },

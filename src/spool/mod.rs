@@ -9,6 +9,7 @@ mod blocks;
 mod body;
 mod budget;
 mod chunks;
+mod file;
 mod writer;
 
 use std::fs::{DirBuilder, File};
@@ -18,14 +19,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use blocks::Caching;
 pub(crate) use blocks::write_whole;
 pub(crate) use body::seek_target;
 pub use body::{SpooledBody, SpooledReader};
+pub use file::SpoolFile;
 pub use writer::SpoolWriter;
 
 use crate::metrics::METRICS;
@@ -141,7 +141,7 @@ impl Spool {
 }
 
 fn probe(directory: &Path) -> io::Result<()> {
-    unlinked_file(directory)?.write_all(&PROBE)
+    (&*SpoolFile::create_in(directory)?).write_all(&PROBE)
 }
 
 /// Writes pieces one after the other in as few calls as the kernel allows.
@@ -160,20 +160,6 @@ fn write_pieces(pieces: &[Bytes], mut target: &File) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// A new file without a name. Without `O_EXCL`, which `tempfile` sets: a store on the same file system
-/// may still give it a name by `linkat`, and save itself the copy.
-fn unlinked_file(directory: &Path) -> io::Result<File> {
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    match rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR) {
-        Ok(file) => Ok(file.into()),
-        // What file systems and kernels without O_TMPFILE say, by open(2).
-        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => {
-            tempfile::tempfile_in(directory)
-        }
-        Err(error) => Err(error.into()),
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! A body while it comes in.
 
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::blocks::{AlignedBuffer, Appender, BLOCK_BYTES};
 use super::budget::{GaugeShare, Hold};
 use super::chunks::ChunkList;
-use super::{Spool, SpooledBody, unlinked_file};
+use super::{Spool, SpoolFile, SpooledBody};
 
 /// The most that is hashed at a stretch on a thread that others share: about 0.1 ms. As much as the HTTP
 /// library reads at once: whoever has a turn between two slices finds its buffer still in use, and reads
@@ -282,7 +281,7 @@ impl Worker {
             let mut file = match file {
                 Some(file) => file,
                 None => Appender::new(
-                    unlinked_file(&spool.shared.directory)?,
+                    SpoolFile::create_in(&spool.shared.directory)?,
                     spool.shared.caching,
                 )?,
             };
@@ -313,9 +312,9 @@ fn split_tail(pieces: &mut Vec<Bytes>) -> Vec<u8> {
     tail.concat()
 }
 
-async fn open_file(spool: &Spool) -> io::Result<File> {
+async fn open_file(spool: &Spool) -> io::Result<SpoolFile> {
     let spool = spool.clone();
-    tokio::task::spawn_blocking(move || unlinked_file(&spool.shared.directory))
+    tokio::task::spawn_blocking(move || SpoolFile::create_in(&spool.shared.directory))
         .await
         .map_err(io::Error::other)?
 }

@@ -1,5 +1,6 @@
 //! Reading bytes by position, a bounded piece at a time and never on a thread that serves sockets.
 
+use std::borrow::Borrow;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -13,7 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 
-use crate::spool::SpooledBody;
+use crate::spool::{SpoolFile, SpooledBody};
 
 /// Bytes per read: large enough that the hop to the blocking pool (some ten microseconds) is noise,
 /// small enough that a thousand slow readers, two pieces each, stay within half a GiB.
@@ -30,16 +31,16 @@ pub(super) fn read_chunk(file: &File, offset: u64, bytes: u64) -> io::Result<Byt
 /// A part of a file as a stream that reads one piece ahead: the disk works while the last piece is
 /// on the wire.
 #[derive(Debug)]
-pub(super) struct FileChunks {
-    file: Arc<File>,
+pub(super) struct FileChunks<F> {
+    file: Arc<F>,
     next_offset: u64,
     end: u64,
     ahead: Option<JoinHandle<io::Result<Bytes>>>,
 }
 
-impl FileChunks {
+impl<F: Borrow<File> + Send + Sync + 'static> FileChunks<F> {
     /// The half-open range `start..end`.
-    pub(super) fn new(file: Arc<File>, start: u64, end: u64) -> Self {
+    pub(super) fn new(file: Arc<F>, start: u64, end: u64) -> Self {
         Self {
             file,
             next_offset: start,
@@ -56,12 +57,12 @@ impl FileChunks {
         let (file, offset) = (Arc::clone(&self.file), self.next_offset);
         self.next_offset += bytes;
         self.ahead = Some(tokio::task::spawn_blocking(move || {
-            read_chunk(&file, offset, bytes)
+            read_chunk((*file).borrow(), offset, bytes)
         }));
     }
 }
 
-impl Stream for FileChunks {
+impl<F: Borrow<File> + Send + Sync + 'static> Stream for FileChunks<F> {
     type Item = io::Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -100,7 +101,7 @@ enum Source {
         /// The bytes count against the budget until the last has been sent.
         _permit: Option<Arc<OwnedSemaphorePermit>>,
     },
-    File(FileChunks),
+    File(FileChunks<SpoolFile>),
 }
 
 impl OutgoingBody {

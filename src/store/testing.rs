@@ -49,7 +49,7 @@ pub(crate) fn file_body(bytes: &[u8], directory: &Path) -> SpooledBody {
     let mut file = tempfile::tempfile_in(directory).expect("a temporary file");
     file.write_all(bytes).expect("written");
     SpooledBody::File {
-        file: Arc::new(file),
+        file: Arc::new(file.into()),
         bytes: bytes.len() as u64,
     }
 }
