@@ -145,12 +145,10 @@ impl Pool {
         })
     }
 
-    /// The pool itself, with all its connections, for whom only SeaORM's own type will do.
+    /// The pool itself, with an only connection in it, for whom nothing but SeaORM's own type will do.
     pub(crate) async fn whole(&self) -> &DatabaseConnection {
-        match &self.kept {
-            Kept::InPool => {}
-            Kept::Only(only) => drop(only.lock().await.take()),
-            Kept::Some(spares) => spares.give_back().await,
+        if let Kept::Only(only) = &self.kept {
+            drop(only.lock().await.take());
         }
         &self.pool
     }
@@ -165,6 +163,9 @@ impl Pool {
     /// Closes all connections, after what is running has ended.
     pub(crate) async fn close(self) -> Result<(), DbErr> {
         self.whole().await;
+        if let Kept::Some(spares) = &self.kept {
+            spares.close().await;
+        }
         self.pool.close().await
     }
 }

@@ -15,8 +15,9 @@ const BEGIN: &str = "BEGIN";
 #[derive(Debug)]
 pub(super) struct Spares {
     room: usize,
-    /// The one that was used last is the last.
-    idle: Mutex<Vec<Idle>>,
+    /// The one that was used last is the last. `None` once the pool is to close, which waits for all of its
+    /// connections.
+    idle: Mutex<Option<Vec<Idle>>>,
 }
 
 /// One that left its pool at this time.
@@ -36,17 +37,17 @@ impl Spares {
     pub(super) fn new(room: usize) -> Self {
         Self {
             room,
-            idle: Mutex::default(),
+            idle: Mutex::new(Some(Vec::new())),
         }
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
+    fn idle(&self) -> MutexGuard<'_, Option<Vec<Idle>>> {
         self.idle.lock().expect("nothing panics while holding it")
     }
 
     /// A transaction on one of them; `None`: ask the pool, which looks whether what it gives is alive.
     pub(super) async fn begin(&self) -> Option<Spare> {
-        let Idle { spare, used } = self.idle().pop()?;
+        let Idle { spare, used } = self.idle().as_mut()?.pop()?;
         if used.elapsed() > TRUSTED_IDLE_TIME {
             // In a task of its own: it may take long to find that nobody is there any more.
             tokio::spawn(spare.give_back());
@@ -59,20 +60,24 @@ impl Spares {
 
     /// Whether a connection that left its pool at this time may stay out of it.
     pub(super) fn has_room_for(&self, since: Instant) -> bool {
-        since.elapsed() < OUT_FOR && self.idle().len() < self.room
+        let has_room = |idle: &Vec<Idle>| idle.len() < self.room;
+        since.elapsed() < OUT_FOR && self.idle().as_ref().is_some_and(has_room)
     }
 
     /// Keeps a connection whose transaction has ended.
     pub(super) fn keep(&self, connection: DatabaseTransaction, since: Instant) {
         let spare = Spare { connection, since };
         let used = Instant::now();
-        self.idle().push(Idle { spare, used });
+        match &mut *self.idle() {
+            Some(idle) => idle.push(Idle { spare, used }),
+            None => drop(tokio::spawn(spare.give_back())),
+        }
     }
 
-    /// Gives all of them back to the pool.
-    pub(super) async fn give_back(&self) {
-        let idle = std::mem::take(&mut *self.idle());
-        for Idle { spare, .. } in idle {
+    /// Gives all of them back to the pool, now and from now on.
+    pub(super) async fn close(&self) {
+        let idle = self.idle().take();
+        for Idle { spare, .. } in idle.into_iter().flatten() {
             spare.give_back().await;
         }
     }
