@@ -3,11 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use sea_orm::{ConnectionTrait, Statement};
 use tokio::task::JoinHandle;
 
 use super::client::{Api, Reply};
-use super::outside::Outside;
+use super::outside::{Outside, count_of};
 use super::raw::RawConnection;
 use super::seams::{Event, Filter, SeamControl, Times};
 use super::server::Server;
@@ -62,15 +61,6 @@ pub(crate) fn within<T>(work: impl Future<Output = T>) -> impl Future<Output = T
             .await
             .unwrap_or_else(|_| panic!("{place}: it waits for something that is held"))
     }
-}
-
-/// The one number that a query gives.
-pub(crate) async fn count_of(outside: &Outside, sql: &str) -> i64 {
-    let backend = outside.database.get_database_backend();
-    let query = Statement::from_string(backend, sql);
-    let row = outside.database.query_one_raw(query).await;
-    let row = row.expect("the query is right").expect("it gives a row");
-    row.try_get_by_index(0).expect("a number")
 }
 
 /// Waits until a session of the case's PostgreSQL database waits for a lock.

@@ -32,10 +32,10 @@ pub(crate) use gate::{Action, Hold, Operation};
 pub(crate) use images::{Dice, distinct_bytes, real_image, seeded_bytes, sha256_hex, small_png};
 #[cfg(feature = "seams")]
 pub(crate) use interleave::{
-    blocked_by_a_lock, count_of, deleting, dropped_by, is_locking_look, one_batch, uploading,
-    uploading_with, within,
+    blocked_by_a_lock, deleting, dropped_by, is_locking_look, one_batch, uploading, uploading_with,
+    within,
 };
-pub(crate) use outside::{LEGACY_URL, Outside};
+pub(crate) use outside::{LEGACY_URL, Outside, count_of};
 pub(crate) use raw::{RawConnection, multipart_body};
 #[cfg(feature = "seams")]
 pub(crate) use seams::{Event, Filter, Held, SeamControl, Times, Verdict};

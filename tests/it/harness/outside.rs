@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use entity::original_images::OriginalState;
 use entity::{OriginalId, images, original_images, usage_counters};
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, EntityTrait};
 #[cfg(feature = "seams")]
-use sea_orm::{DbBackend, Statement};
+use sea_orm::DbBackend;
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, EntityTrait, Statement,
+};
 
 use super::client::Api;
 use super::images::sha256_hex;
@@ -355,4 +357,13 @@ async fn list(bucket: &str, prefix: &str) -> BTreeMap<String, u64> {
     let own = format!("{prefix}/.hapax/");
     found.retain(|key, _| !key.starts_with(&own));
     found
+}
+
+/// The one number that a query gives.
+pub(crate) async fn count_of(outside: &Outside, sql: &str) -> i64 {
+    let backend = outside.database.get_database_backend();
+    let query = Statement::from_string(backend, sql);
+    let row = outside.database.query_one_raw(query).await;
+    let row = row.expect("the query is right").expect("it gives a row");
+    row.try_get_by_index(0).expect("a number")
 }
