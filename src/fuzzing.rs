@@ -207,7 +207,7 @@ pub fn form_events(
     let payload = Payload::Stream {
         payload: stream::iter(pieces.into_iter().map(Ok)).boxed_local(),
     };
-    let result = form::feed_form(payload, parser, max_files, sender)
+    let result = form::feed_form(payload, Box::new(parser), max_files, sender)
         .now_or_never()
         .expect("neither the pieces nor the channel make it wait");
     let events = std::iter::from_fn(|| receiver.try_recv().ok()).collect();
