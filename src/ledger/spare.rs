@@ -58,19 +58,21 @@ impl Spares {
         begun.is_ok().then_some(spare)
     }
 
-    /// Whether a connection that left its pool at this time may stay out of it.
+    /// Whether a connection that left its pool at this time may stay out of it, as far as is known before its
+    /// transaction has ended.
     pub(super) fn has_room_for(&self, since: Instant) -> bool {
         let has_room = |idle: &Vec<Idle>| idle.len() < self.room;
         since.elapsed() < OUT_FOR && self.idle().as_ref().is_some_and(has_room)
     }
 
-    /// Keeps a connection whose transaction has ended.
+    /// Keeps a connection whose transaction has ended, unless others took the room meanwhile: all that are
+    /// kept are missing to those who read.
     pub(super) fn keep(&self, connection: DatabaseTransaction, since: Instant) {
         let spare = Spare { connection, since };
         let used = Instant::now();
         match &mut *self.idle() {
-            Some(idle) => idle.push(Idle { spare, used }),
-            None => drop(tokio::spawn(spare.give_back())),
+            Some(idle) if idle.len() < self.room => idle.push(Idle { spare, used }),
+            _ => drop(tokio::spawn(spare.give_back())),
         }
     }
 
