@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::harness::{
-    Action, Backend, Context, LEGACY_URL, Operation, cases, distinct_bytes, sha256_hex, small_png,
+    Action, Backend, Context, LEGACY_URL, Operation, cases, distinct_bytes, object_file,
+    sha256_hex, small_png,
 };
 
 cases! {
@@ -176,7 +177,7 @@ async fn deletion_succeeds_though_the_store_delete_fails(ctx: &mut Context) {
     let id = api.upload_id(small_png(4)).await;
     let outside = ctx.outside().await;
     let key = outside.originals().await[0].s3_key.clone();
-    let object = ctx.path("objects").join(&key);
+    let object = ctx.path(&object_file(&key));
     let aside = ctx.path("aside");
     if ctx.backend == Backend::SqliteLocal {
         // A folder with something in it cannot be unlinked, not even by root.

@@ -7,7 +7,7 @@ use sea_orm::{ConnectionTrait, TransactionTrait};
 
 use crate::harness::{
     Action, Backend, Context, Filter, Operation, Outside, Times, blocked_by_a_lock, cases,
-    distinct_bytes, sha256_hex, uploading, within,
+    distinct_bytes, object_file, sha256_hex, uploading, within,
 };
 
 cases! {
@@ -132,7 +132,7 @@ async fn poison_key(ctx: &mut Context) {
     }
     let outside = ctx.outside().await;
     let poison = outside.originals().await[3].s3_key.clone();
-    let object = ctx.path("objects").join(&poison);
+    let object = ctx.path(&object_file(&poison));
     let aside = ctx.path("aside");
     if ctx.backend == Backend::SqliteLocal {
         std::fs::rename(&object, &aside).expect("the object is there");

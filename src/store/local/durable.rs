@@ -18,10 +18,6 @@ pub(super) const TEMPORARY_PREFIX: &str = "put-";
 /// Directories synced at once after a delete of many objects.
 const SYNC_THREADS: usize = 16;
 
-/// How often a put makes its directory anew when deletes take it away in between. Each round needs
-/// another delete of the same digest in a window of microseconds.
-const MAX_PLACE_ROUNDS: usize = 64;
-
 /// Makes a directory's entries durable.
 pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
@@ -94,52 +90,19 @@ fn copy(source: &File, bytes: u64, target: &mut File) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a file `target`, in `target`'s directory, which is made where it is missing (its parent must be
-/// there). Nothing is ever overwritten. The entry is not durable yet.
-pub(super) fn create(target: &Path) -> io::Result<File> {
-    in_its_directory(target, || File::create_new(target))
-}
-
-/// Gives a file without a name its name `target`; otherwise as [`create`].
+/// Gives a file without a name its name `target`. Nothing is ever overwritten. The entry is not durable
+/// yet.
 ///
 /// Where the kernel or the file system cannot name an unlinked file (no `/proc`, another file
 /// system, `O_TMPFILE` emulated), its bytes are copied to a named file in `spool` and that is moved.
 pub(super) fn place(file: &File, bytes: u64, target: &Path, spool: &Path) -> io::Result<()> {
-    let directory = target.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    let named = in_its_directory(target, || match name_unlinked(file, target) {
-        Err(e) if cannot_be_named(e) && directory.exists() => Ok(false),
-        named => named.map(|()| true).map_err(io::Error::from),
-    });
-    if named? {
-        return Ok(());
-    }
-    let mut copy = Some(named_copy(file, bytes, spool)?);
-    in_its_directory(target, || match copy.take() {
-        None => Err(io::Error::other("the copy is gone")),
-        Some(unmoved) => unmoved
+    match name_unlinked(file, target) {
+        Err(e) if cannot_be_named(e) => named_copy(file, bytes, spool)?
             .persist_noclobber(target)
             .map(drop)
-            .map_err(|refused| {
-                copy = Some(refused.file);
-                refused.error
-            }),
-    })
-}
-
-/// Makes a new entry in a directory that a delete of the digest's last other generation may take away
-/// at any moment.
-fn in_its_directory<T>(target: &Path, mut enter: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    let directory = target.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    for _ in 0..MAX_PLACE_ROUNDS {
-        create_directory(directory)?;
-        match enter() {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            entered => return entered,
-        }
+            .map_err(|refused| refused.error),
+        named => named.map_err(io::Error::from),
     }
-    Err(io::Error::other(
-        "its directory was taken away again and again",
-    ))
 }
 
 /// `open(2)`, `O_TMPFILE`: the way to name an unlinked file without being root.
@@ -196,7 +159,7 @@ mod tests {
     #[test]
     fn a_file_is_placed_and_never_overwritten() {
         let dir = tempfile::tempdir().expect("a directory");
-        let target = dir.path().join("new/file");
+        let target = dir.path().join("file");
         place(&unlinked(dir.path(), b"one"), 3, &target, dir.path()).expect("placed");
         let again = place(&unlinked(dir.path(), b"two"), 3, &target, dir.path());
         assert_eq!(
@@ -204,15 +167,6 @@ mod tests {
             io::ErrorKind::AlreadyExists
         );
         assert_eq!(fs::read(&target).expect("readable"), b"one");
-    }
-
-    #[test]
-    fn a_new_file_overwrites_nothing() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let target = dir.path().join("new/file");
-        create(&target).expect("created");
-        let again = create(&target).expect_err("taken");
-        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
     }
 
     #[test]
@@ -224,7 +178,7 @@ mod tests {
         let file = File::open(&lost).expect("open");
         fs::remove_file(&lost).expect("removed");
 
-        let target = dir.path().join("new/file");
+        let target = dir.path().join("file");
         place(&file, 5, &target, dir.path()).expect("placed");
         assert_eq!(fs::read(&target).expect("readable"), b"bytes");
         let again = place(&file, 5, &target, dir.path());
@@ -233,7 +187,7 @@ mod tests {
             io::ErrorKind::AlreadyExists
         );
         let left = fs::read_dir(dir.path()).expect("readable").count();
-        assert_eq!(left, 1, "only the new directory: no temporary file is left");
+        assert_eq!(left, 1, "no temporary file is left");
     }
 
     #[test]

@@ -8,69 +8,54 @@ use std::path::Path;
 
 use chrono::{DateTime, Utc};
 
-use crate::store::{BlobPage, ListedBlob, StorageKey};
+use super::layout;
+use crate::store::{BlobPage, ListedBlob};
 
 /// Objects on one page: S3's own limit, so that both stores page alike.
 const PAGE_OBJECTS: usize = 1000;
 
-/// One page after `after`. Names of a level have one length, so the order of directories is the
-/// byte order of keys.
-pub(super) fn page(root: &Path, after: Option<&str>) -> io::Result<BlobPage> {
+/// One page after `after`. All parts of a key have one length, so the byte order of names is that of keys.
+pub(super) fn page(originals: &Path, after: Option<&str>) -> io::Result<BlobPage> {
     let after = after.unwrap_or_default();
     let mut page = BlobPage::default();
     // There are at most 256 of them.
-    for shard in first_names(root, |name| is_lower_hex(name, 2))? {
-        let below = format!("{shard}/");
-        if all_before(&below, after) {
-            continue;
+    for shard in first_names(originals, layout::is_shard)? {
+        if shard.as_str() >= after.split('/').next().unwrap_or_default() {
+            list_shard(originals, &shard, after, &mut page)?;
         }
-        let first = after.strip_prefix(&below).unwrap_or_default();
-        let first = first.split('/').next().unwrap_or_default();
-        let mut listed = String::new();
-        loop {
-            let is_next =
-                |name: &str| is_lower_hex(name, 64) && name >= first && name > listed.as_str();
-            let digests = first_names(&root.join(&shard), is_next)?;
-            for digest in &digests {
-                list_directory(root, &format!("{below}{digest}/"), after, &mut page)?;
-                if page.blobs.len() >= PAGE_OBJECTS {
-                    page.blobs.truncate(PAGE_OBJECTS);
-                    page.next = page.blobs.last().map(|last| last.key.clone());
-                    return Ok(page);
-                }
-            }
-            match digests.into_iter().nth(PAGE_OBJECTS - 1) {
-                Some(last) => listed = last,
-                None => break,
-            }
+        if page.blobs.len() >= PAGE_OBJECTS {
+            page.blobs.truncate(PAGE_OBJECTS);
+            page.next = page.blobs.last().map(|last| last.key.clone());
+            break;
         }
     }
     Ok(page)
 }
 
-/// The generations of one digest, as many as a page takes.
-fn list_directory(root: &Path, below: &str, after: &str, page: &mut BlobPage) -> io::Result<()> {
-    let mut listed = after.to_owned();
+/// The objects of one directory, as many as a page takes.
+fn list_shard(originals: &Path, shard: &str, after: &str, page: &mut BlobPage) -> io::Result<()> {
+    let directory = originals.join(shard);
+    let in_it = after
+        .strip_prefix(shard)
+        .and_then(|rest| rest.strip_prefix('/'));
+    let mut listed = layout::in_names(in_it.unwrap_or_default());
     loop {
-        let is_next = |name: &str| {
-            let key = format!("{below}{name}");
-            key > listed && StorageKey::names_an_original("", &key)
-        };
-        let names = first_names(&root.join(below), is_next)?;
+        let is_next = |name: &str| name > listed.as_str() && layout::key_of(shard, name).is_some();
+        let names = first_names(&directory, is_next)?;
         for name in &names {
-            page.blobs
-                .extend(listed_blob(root, format!("{below}{name}"))?);
+            let key = layout::key_of(shard, name).unwrap_or_default();
+            page.blobs.extend(listed_blob(&directory.join(name), key)?);
         }
-        match names.get(PAGE_OBJECTS - 1) {
-            Some(last) if page.blobs.len() < PAGE_OBJECTS => listed = format!("{below}{last}"),
+        match names.into_iter().nth(PAGE_OBJECTS - 1) {
+            Some(last) if page.blobs.len() < PAGE_OBJECTS => listed = last,
             _ => return Ok(()),
         }
     }
 }
 
 /// `None` for what is no file, or was deleted since its directory was read.
-fn listed_blob(root: &Path, key: String) -> io::Result<Option<ListedBlob>> {
-    let metadata = match fs::symlink_metadata(root.join(&key)) {
+fn listed_blob(path: &Path, key: String) -> io::Result<Option<ListedBlob>> {
+    let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_file() => metadata,
         Ok(_) => return Ok(None),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -97,25 +82,17 @@ fn first_names(directory: &Path, wanted: impl Fn(&str) -> bool) -> io::Result<Ve
     let mut names = BinaryHeap::new();
     for entry in entries {
         let name: Result<String, OsString> = entry?.file_name().into_string();
-        let Some(name) = name.ok().filter(|name| wanted(name)) else {
+        let is_full = names.len() == PAGE_OBJECTS;
+        let Some(name) = name.ok() else { continue };
+        if is_full && names.peek().is_some_and(|largest| name > *largest) || !wanted(&name) {
             continue;
-        };
-        if names.len() < PAGE_OBJECTS {
-            names.push(name);
-        } else if let Some(mut largest) = names.peek_mut().filter(|largest| name < **largest) {
-            *largest = name;
         }
+        if is_full {
+            names.pop();
+        }
+        names.push(name);
     }
     Ok(names.into_sorted_vec())
-}
-
-/// Whether every key that begins with `below` is at or before `after`.
-fn all_before(below: &str, after: &str) -> bool {
-    below < after && !after.starts_with(below)
-}
-
-fn is_lower_hex(name: &str, length: usize) -> bool {
-    name.len() == length && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 #[cfg(test)]
@@ -144,9 +121,10 @@ mod tests {
             let hex = format!("{shard:02x}{:062x}", u64::from(digest) * 7919 % 65_537);
             let generation = uuid::Uuid::from_u128(generation);
             let key = format!("{}/{hex}/{generation}", &hex[..2]);
-            let path = folder.path().join(&key);
-            fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
-            fs::write(&path, "x").expect("a file");
+            let (shard, name) = layout::name_of(&key).expect("an original's key");
+            let directory = folder.path().join(shard);
+            fs::create_dir_all(&directory).expect("a directory");
+            fs::write(directory.join(name), "x").expect("a file");
             expected.push(key);
         };
         for digest in 0..2100 {
@@ -158,17 +136,28 @@ mod tests {
         plant(0x00, 1, 9);
         plant(0xff, 1, 9);
         expected.sort_unstable();
-        // What is no object, in the way: an empty digest, and directories where files would be.
-        let empty = folder.path().join(format!("0a/0a{:062x}", 1));
-        fs::create_dir_all(empty).expect("a directory");
-        let crowded = format!("fe/fe{:062x}", 3 * 7919);
+        // What is no object, in the way: another's files, and directories where files would be.
+        for name in ["0a/notes.txt", "0a/0a", "readme"] {
+            fs::write(folder.path().join(name), "mine").expect("written");
+        }
         for generation in 5000..6100 {
-            let name = uuid::Uuid::from_u128(generation).to_string();
-            fs::create_dir(folder.path().join(&crowded).join(name)).expect("a directory");
+            let generation = uuid::Uuid::from_u128(generation);
+            let name = format!("fe/fe{:062x}.{generation}", 3 * 7919);
+            fs::create_dir(folder.path().join(name)).expect("a directory");
         }
         let (keys, pages) = listed(folder.path());
         assert_eq!(keys.len(), expected.len());
         assert_eq!(keys, expected);
         assert_eq!(pages, 4);
+        // Between two keys, and before or after all of a directory.
+        for (after, first) in [
+            ("0a", "0a/"),
+            ("0a/0", "0a/"),
+            ("0a/z", "fe/"),
+            ("f", "fe/"),
+        ] {
+            let next = page(folder.path(), Some(after)).expect("a page");
+            assert!(next.blobs[0].key.starts_with(first), "{after}");
+        }
     }
 }

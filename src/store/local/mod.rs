@@ -1,13 +1,13 @@
 //! The embedded store: a folder of originals, each in the file that its key names.
 //!
 //! ```text
-//! <path>/<hh>/<sha256>/<generation id>   originals
-//! <path>/.hapax/store-id                 the store's id
-//! <path>/.hapax/spool/                   bodies on their way in: files without a name
+//! <path>/originals/<hh>/<sha256>.<generation id>   originals
+//! <path>/.hapax/store-id                           the store's id
+//! <path>/.hapax/spool/                             bodies on their way in: files without a name
 //! ```
 //!
 //! A large body is spooled into the same file system, so that storing it is giving it a name: its
-//! bytes are written once. The file is synced after it got its name, then the directories: a journalling
+//! bytes are written once. The file is synced after it got its name, then its directory: a journalling
 //! file system makes all of that durable at once, and a `put` that returned survives a power cut. A
 //! file may be cut short only while its row is `pending`, which nobody reads.
 //!
@@ -15,6 +15,7 @@
 //! nothing.
 
 mod durable;
+mod layout;
 mod list;
 mod tree;
 
@@ -130,7 +131,7 @@ impl BlobStore for LocalStore {
         let after = after.map(ToOwned::to_owned);
         self.blocking("list", move |tree| {
             let shown = tree.root().display().to_string();
-            let page = list::page(tree.root(), after.as_deref());
+            let page = list::page(tree.originals(), after.as_deref());
             // An unmounted disk looks like an empty folder.
             if !tree.is_present() {
                 return Err(StoreError::new(
@@ -199,6 +200,11 @@ mod tests {
         (dir, store)
     }
 
+    fn path_of(dir: &tempfile::TempDir, key: &str) -> PathBuf {
+        let (shard, name) = layout::name_of(key).expect("an original's key");
+        dir.path().join("objects/originals").join(shard).join(name)
+    }
+
     fn key(store: &LocalStore, bytes: &[u8]) -> String {
         store
             .key_for(&digest_of(bytes), OriginalId(Uuid::new_v4()))
@@ -224,7 +230,7 @@ mod tests {
             .put(&key, &body, &digest_of(b"large"))
             .await
             .expect("put");
-        let inode = fs::metadata(root.join(&key)).expect("there").ino();
+        let inode = fs::metadata(path_of(&dir, &key)).expect("there").ino();
         assert_eq!(inode, file.metadata().expect("open").ino());
     }
 
@@ -235,8 +241,7 @@ mod tests {
         put(&store, &key, b"one").await.expect("put");
         let error = put(&store, &key, b"two").await.expect_err("taken");
         assert_eq!(error.kind, StoreErrorKind::Unknown, "an object is there");
-        let path = dir.path().join("objects").join(&key);
-        assert_eq!(fs::read(path).expect("there"), b"one");
+        assert_eq!(fs::read(path_of(&dir, &key)).expect("there"), b"one");
     }
 
     #[tokio::test]
@@ -259,44 +264,32 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_last_delete_takes_the_directory_and_others_stay() {
+    async fn a_delete_of_one_generation_leaves_the_other() {
         let (dir, store) = store();
-        let root = dir.path().join("objects");
         let digest = digest_of(b"twice");
         let keys = [(); 2].map(|()| key(&store, b"twice"));
         for key in &keys {
             let body = testing::memory_body(b"twice");
             store.put(key, &body, &digest).await.expect("put");
         }
-        let directory = root.join(&keys[0]).parent().expect("a parent").to_owned();
         store.delete(&keys[..1]).await.expect("answered");
-        assert!(root.join(&keys[1]).exists());
-        store.delete(&keys[1..]).await.expect("answered");
-        assert!(!directory.exists());
+        assert!(!path_of(&dir, &keys[0]).exists());
+        assert!(path_of(&dir, &keys[1]).exists());
     }
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn puts_and_deletes_of_one_digest_do_not_trip_over_its_directory() {
-        let (_dir, store) = store();
-        let digest = digest_of(b"contended");
-        let rounds = (0..8).map(|_| {
-            let store = store.clone();
-            tokio::spawn(async move {
-                for _ in 0..25 {
-                    let key = key(&store, b"contended");
-                    let body = testing::memory_body(b"contended");
-                    store.put(&key, &body, &digest).await.expect("put");
-                    let deleted = store.delete(&[key]).await.expect("answered");
-                    deleted
-                        .into_iter()
-                        .collect::<Result<(), _>>()
-                        .expect("deleted");
-                }
-            })
-        });
-        for round in futures::future::join_all(rounds).await {
-            round.expect("no panic");
-        }
+    #[tokio::test]
+    async fn what_an_earlier_version_stored_is_read_listed_and_deleted() {
+        let (dir, store) = store();
+        let key = key(&store, b"stored long ago");
+        let old = dir.path().join("objects").join(&key);
+        fs::create_dir_all(old.parent().expect("a parent")).expect("made");
+        fs::write(&old, b"stored long ago").expect("written");
+
+        let store = LocalStore::open(&dir.path().join("objects")).expect("opened again");
+        assert_eq!(store.stat(&key).await.expect("there"), 15);
+        let page = store.list(None).await.expect("listed");
+        assert_eq!(page.blobs[0].key, key);
+        store.delete(&[key]).await.expect("answered");
         assert!(store.list(None).await.expect("listed").blobs.is_empty());
     }
 
@@ -306,7 +299,7 @@ mod tests {
         let root = dir.path().join("objects");
         let key = key(&store, b"whole");
         put(&store, &key, b"whole").await.expect("put");
-        fs::write(root.join(&key), b"who").expect("cut");
+        fs::write(path_of(&dir, &key), b"who").expect("cut");
         let short = store.get(&key, Some(0..5)).await.err().expect("short");
         assert_eq!(short.kind, StoreErrorKind::Damaged);
 
@@ -345,7 +338,6 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_is_not_what_it_says_is_refused_and_leaves_nothing() {
         let (dir, store) = store();
-        let root = dir.path().join("objects");
         let SpooledBody::File { file, .. } = testing::file_body(b"short", dir.path()) else {
             panic!("a file body");
         };
@@ -353,7 +345,6 @@ mod tests {
         let key = key(&store, b"short!");
         let error = store.put(&key, &body, &digest_of(b"short!")).await;
         assert_eq!(error.expect_err("refused").kind, StoreErrorKind::Refused);
-        let directory = root.join(&key).parent().expect("a parent").to_owned();
-        assert!(!directory.exists());
+        assert!(!path_of(&dir, &key).exists());
     }
 }

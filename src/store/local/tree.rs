@@ -1,4 +1,4 @@
-//! The digest-named tree: what the local store does, as calls that block.
+//! The tree of originals: what the local store does, as calls that block.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -9,12 +9,15 @@ use std::time::{Duration, SystemTime};
 
 use uuid::Uuid;
 
-use super::durable;
+use super::{durable, layout};
 use crate::spool::{SpooledBody, write_whole};
 use crate::store::StoreErrorKind::{Damaged, NotFound, Refused, Unknown};
-use crate::store::{StorageKey, StoreError, StoreErrorKind};
+use crate::store::{StoreError, StoreErrorKind};
 
-/// Beside the digests' directories: what is Hapax's own and no original.
+/// Below the root: originals, each in the file that [`layout`] names.
+const ORIGINALS: &str = "originals";
+
+/// Beside the originals: what is Hapax's own and no original.
 const RESERVED: &str = ".hapax";
 
 /// What the name of a probe's file begins with.
@@ -23,10 +26,11 @@ const PROBE: &str = "probe-";
 /// A named temporary file older than this was left by a crash: no copy and no probe takes a day.
 const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A folder of originals, `<hh>/<sha256>/<generation id>`.
+/// A folder with a tree of originals in it.
 #[derive(Debug)]
 pub(super) struct Tree {
     root: PathBuf,
+    originals: PathBuf,
     /// Which of the 256 `<hh>` directories are known to survive a crash, by their byte.
     durable_shards: [AtomicBool; 256],
 }
@@ -35,7 +39,6 @@ pub(super) struct Tree {
 struct Place {
     shard: PathBuf,
     shard_byte: u8,
-    directory: PathBuf,
     file: PathBuf,
 }
 
@@ -60,8 +63,12 @@ impl Tree {
         durable::create_directories(&spool)?;
         remove_abandoned(&spool, durable::TEMPORARY_PREFIX)?;
         remove_abandoned(&root.join(RESERVED), PROBE)?;
+        let originals = root.join(ORIGINALS);
+        durable::create_directories(&originals)?;
+        layout::bring_up_to_date(&root, &originals)?;
         Ok(Self {
             root,
+            originals,
             durable_shards: std::array::from_fn(|_| AtomicBool::new(false)),
         })
     }
@@ -70,27 +77,26 @@ impl Tree {
         &self.root
     }
 
+    pub(super) fn originals(&self) -> &Path {
+        &self.originals
+    }
+
     /// Only keys of originals have a place: nothing that a row says reaches outside of the tree.
     fn place(&self, operation: &'static str, key: &str) -> Result<Place, StoreError> {
-        let parts = StorageKey::names_an_original("", key)
-            .then(|| key.split('/'))
-            .and_then(|mut parts| Some((parts.next()?, parts.next()?, parts.next()?)));
-        let named = parts.and_then(|(shard, digest, generation)| {
+        let named = layout::name_of(key).and_then(|(shard, name)| {
             let shard_byte = u8::from_str_radix(shard, 16).ok()?;
-            let shard = self.root.join(shard);
-            let directory = shard.join(digest);
-            let file = directory.join(generation);
+            let shard = self.originals.join(shard);
+            let file = shard.join(name);
             Some(Place {
                 shard,
                 shard_byte,
-                directory,
                 file,
             })
         });
         named.ok_or_else(|| StoreError::new(Refused, operation, key, "not the key of an original"))
     }
 
-    /// The file has its name before it is synced: so bytes, name and directories become durable by one
+    /// The file has its name before it is synced: so bytes, name and directory become durable by one
     /// commit of the file system's journal. What a crash cuts short has a `pending` row (rule R2), which
     /// nobody reads and the reaper deletes.
     pub(super) fn put(&self, key: &str, body: &SpooledBody) -> Result<(), StoreError> {
@@ -99,7 +105,7 @@ impl Tree {
             .map_err(failed(Refused, "put", key))?;
         // The outer error: it has no name. The inner one: it has, but its bytes are not durable.
         let entered = match body {
-            SpooledBody::Memory { chunks, .. } => durable::create(&place.file)
+            SpooledBody::Memory { chunks, .. } => File::create_new(&place.file)
                 .map(|file| write_whole(file, chunks).and_then(|file| file.sync_all())),
             SpooledBody::File { file, bytes } => check_length(file, *bytes)
                 .and_then(|()| durable::place(file, *bytes, &place.file, &spool_dir(&self.root)))
@@ -107,9 +113,7 @@ impl Tree {
         };
         let (kind, error) = match entered {
             Ok(Ok(())) => {
-                return durable::sync_directory(&place.directory)
-                    .and_then(|()| durable::sync_directory(&place.shard))
-                    .map_err(failed(Unknown, "put", key));
+                return durable::sync_directory(&place.shard).map_err(failed(Unknown, "put", key));
             }
             // An object under the key is one that this put did not write. Keys are never reused
             // (rule R1), so that is a bug, and `Refused` would say that nothing is there.
@@ -120,8 +124,6 @@ impl Tree {
                 Err(_) => (Unknown, error),
             },
         };
-        // Leaves the directory to whoever has a file in it.
-        let _ = fs::remove_dir(&place.directory);
         Err(StoreError::new(kind, "put", key, error))
     }
 
@@ -131,7 +133,7 @@ impl Tree {
             return Ok(());
         }
         durable::create_directory(&place.shard)?;
-        durable::sync_directory(&self.root)?;
+        durable::sync_directory(&self.originals)?;
         known.store(true, Ordering::Release);
         Ok(())
     }
@@ -163,7 +165,7 @@ impl Tree {
 
     /// Whether the folder is the one that was opened, and not the empty place of an unmounted disk.
     pub(super) fn is_present(&self) -> bool {
-        self.root.join(RESERVED).is_dir()
+        self.root.join(RESERVED).is_dir() && self.originals.is_dir()
     }
 
     pub(super) fn delete(
@@ -184,17 +186,17 @@ impl Tree {
             .iter()
             .map(|key| {
                 let place = self.place("delete", key)?;
-                remove(&place, &mut changed).map_err(failed(Unknown, "delete", key))?;
+                remove(&place.file).map_err(failed(Unknown, "delete", key))?;
+                changed.insert(place.shard.clone());
                 Ok(place)
             })
             .collect();
-        // One fsync per directory, however many objects it lost. A directory that is gone was taken
-        // away by another delete, which syncs the one above.
+        // One fsync per directory, however many objects it lost. A missing object's is synced, too:
+        // an earlier delete may have got no further than the removal.
         let changed: Vec<PathBuf> = changed.into_iter().collect();
         let unsynced = durable::sync_directories(&changed);
         let results = removed.into_iter().zip(keys).map(|(removed, key)| {
-            let place = removed?;
-            if unsynced.contains(&place.shard) || unsynced.contains(&place.directory) {
+            if unsynced.contains(&removed?.shard) {
                 return Err(StoreError::new(Unknown, "delete", key, "fsync failed"));
             }
             Ok(())
@@ -266,19 +268,12 @@ fn check_length(file: &File, bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes an object and its directory, if it was the last there; notes what to sync. A missing
-/// object is synced too: an earlier delete may have got no further than the removal.
-fn remove(place: &Place, changed: &mut BTreeSet<PathBuf>) -> io::Result<()> {
-    match fs::remove_file(&place.file) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
+/// Removes a file; one that is not there is fine.
+fn remove(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
-    changed.insert(place.shard.clone());
-    if fs::remove_dir(&place.directory).is_err() {
-        // Another generation lives there, or it is gone already.
-        changed.insert(place.directory.clone());
-    }
-    Ok(())
 }
 
 fn remove_abandoned(folder: &Path, prefix: &str) -> io::Result<()> {

@@ -35,7 +35,7 @@ pub(crate) use interleave::{
     blocked_by_a_lock, deleting, dropped_by, is_locking_look, one_batch, uploading, uploading_with,
     within,
 };
-pub(crate) use outside::{LEGACY_URL, Outside, count_of};
+pub(crate) use outside::{LEGACY_URL, Outside, count_of, object_file};
 pub(crate) use raw::{RawConnection, multipart_body};
 #[cfg(feature = "seams")]
 pub(crate) use seams::{Event, Filter, Held, SeamControl, Times, Verdict};

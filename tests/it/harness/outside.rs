@@ -101,8 +101,9 @@ impl Outside {
             Objects::Folder(folder) => {
                 let mut found = BTreeMap::new();
                 walk(folder, folder, &mut found);
-                found.retain(|key, _| !key.starts_with(".hapax/"));
-                found
+                found.retain(|path, _| !path.starts_with(".hapax/"));
+                let keyed = found.into_iter().map(|(path, size)| (key_at(path), size));
+                keyed.collect()
             }
             Objects::Bucket { name, prefix } => list(name, prefix).await,
         }
@@ -134,7 +135,7 @@ impl Outside {
     pub(crate) async fn plant_object(&self, key: &str, bytes: &[u8]) {
         match &self.objects {
             Objects::Folder(folder) => {
-                let path = folder.join(key);
+                let path = folder.join(path_of(key));
                 let parent = path.parent().expect("a key has a folder");
                 std::fs::create_dir_all(parent).expect("the folder can be made");
                 std::fs::write(path, bytes).expect("the file can be written");
@@ -153,7 +154,9 @@ impl Outside {
     /// Reads an object behind the server's back.
     pub(crate) async fn read_object(&self, key: &str) -> Vec<u8> {
         match &self.objects {
-            Objects::Folder(folder) => std::fs::read(folder.join(key)).expect("it is there"),
+            Objects::Folder(folder) => {
+                std::fs::read(folder.join(path_of(key))).expect("it is there")
+            }
             Objects::Bucket { name, .. } => {
                 let client = S3Server::shared().observer();
                 let object = client.get_object().bucket(name).key(key).send().await;
@@ -167,7 +170,7 @@ impl Outside {
     pub(crate) async fn take_object(&self, key: &str) {
         match &self.objects {
             Objects::Folder(folder) => {
-                std::fs::remove_file(folder.join(key)).expect("the object is there");
+                std::fs::remove_file(folder.join(path_of(key))).expect("the object is there");
             }
             Objects::Bucket { name, .. } => {
                 let client = S3Server::shared().observer();
@@ -311,6 +314,29 @@ impl Outside {
             assert_eq!(Some(sha256_hex(&reply.body)), hash, "image {}", image.id);
         }
     }
+}
+
+/// Where a local store in the context's folder keeps an object.
+pub(crate) fn object_file(key: &str) -> String {
+    format!("objects/{}", path_of(key))
+}
+
+/// Where the local store keeps an object, below its folder.
+fn path_of(key: &str) -> String {
+    if key.starts_with(".hapax/") {
+        return key.to_owned();
+    }
+    let (directory, generation) = key.rsplit_once('/').expect("a key has a generation");
+    format!("originals/{directory}.{generation}")
+}
+
+/// The key of what lies there; anything but an object is its own name, which no row has.
+fn key_at(path: String) -> String {
+    let key = path
+        .strip_prefix("originals/")
+        .and_then(|name| name.rsplit_once('.'))
+        .map(|(directory, generation)| format!("{directory}/{generation}"));
+    key.unwrap_or(path)
 }
 
 fn walk(root: &Path, folder: &Path, found: &mut BTreeMap<String, u64>) {
