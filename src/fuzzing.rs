@@ -24,6 +24,7 @@ use crate::sniff;
 use crate::spool::SpooledBody;
 use crate::upload::BodyEvent;
 
+pub use crate::http::digest_header::MalformedDigest;
 pub use crate::http::filename::MAX_FILENAME_BYTES;
 pub use crate::http::input::MAX_ITEMS;
 pub use crate::http::metadata::MAX_METADATA_BYTES;
@@ -41,11 +42,8 @@ pub fn headers<'a>(lines: impl IntoIterator<Item = (&'static str, &'a [u8])>) ->
     map
 }
 
-/// `Err` where the header is malformed.
-pub fn declared_digest(headers: &HeaderMap) -> Result<Option<[u8; 32]>, ()> {
-    digest_header::declared(headers)
-        .map(|digest| digest.map(|digest| *digest.as_bytes()))
-        .map_err(|_| ())
+pub fn declared_digest(headers: &HeaderMap) -> Result<Option<[u8; 32]>, MalformedDigest> {
+    digest_header::declared(headers).map(|digest| digest.map(|digest| *digest.as_bytes()))
 }
 
 pub fn digest_value(digest: [u8; 32]) -> String {
@@ -219,6 +217,7 @@ pub fn form_events(
 }
 
 /// The code; a refusal of bad input is always the client's fault.
+#[expect(clippy::needless_pass_by_value, reason = "what `map_err` gives")]
 fn code(problem: Problem) -> Code {
     assert!(
         problem.code.status().is_client_error(),
