@@ -13,7 +13,7 @@ use hapax::http::multipart::{MultipartParser, PartEvent};
 use hapax::ledger::Ledger;
 use hapax::ledger::batch::{CommitUpload, ContentClaim, NewImage, Operation, Run};
 use hapax::ledger::pending::NewGeneration;
-use hapax::spool::{Caching, Spool, SpooledBody};
+use hapax::spool::{Caching, Expected, Spool, SpooledBody};
 use hapax::store::{BlobStore, LocalStore};
 use hapax::upload::TenantId;
 use tokio::runtime::Runtime;
@@ -55,7 +55,7 @@ fn hash_and_spool(c: &mut Criterion) {
 }
 
 async fn spooled(spool: &Spool, chunks: &[Bytes]) -> (SpooledBody, ContentDigest) {
-    let mut writer = spool.writer(None);
+    let mut writer = spool.writer(Expected::default());
     for chunk in chunks {
         writer.write(chunk.clone()).await.expect("written");
     }

@@ -30,6 +30,8 @@ pub struct Metrics {
     pub upload_bytes: IntCounter,
     /// Bytes that did not have to be stored again.
     pub saved_bytes: IntCounter,
+    /// Bytes of large files that were recognised while they came, and never written.
+    pub recognised_bytes: IntCounter,
     /// `operation`, `outcome`: ok, not_found, refused, throttled, unknown, damaged.
     pub store_requests: HistogramVec,
     /// `state`: pending, stored, deleting, unreferenced.
@@ -96,6 +98,10 @@ impl Metrics {
             saved_bytes: counter(
                 "hapax_saved_bytes_total",
                 "Bytes that did not have to be stored again.",
+            ),
+            recognised_bytes: counter(
+                "hapax_recognised_bytes_total",
+                "Bytes of large files that were recognised while they came, and never written.",
             ),
             store_requests: histograms(
                 "hapax_store_request_duration_seconds",

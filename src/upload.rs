@@ -93,6 +93,8 @@ pub struct UploadRequest {
     pub declared_bytes: Option<u64>,
     /// How long each of the request's files is likely to be at the least: a hint.
     pub expected_bytes: Option<u64>,
+    /// `Content-Length` of the whole body: a hint, too.
+    pub content_length: Option<u64>,
 }
 
 /// A file whose bytes have all come, hashed, sniffed and spooled.

@@ -186,6 +186,7 @@ impl Handler<Drain> for BlobActor {
 #[cfg(test)]
 mod tests {
     use std::ops::Range;
+    use std::path::PathBuf;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
@@ -281,6 +282,10 @@ mod tests {
         async fn probe(&self) -> Result<StoreCapabilities, StoreError> {
             self.inner.probe().await
         }
+        fn file_of(&self, key: &str) -> Option<PathBuf> {
+            self.inner.file_of(key)
+        }
+
         fn key_for(&self, digest: &ContentDigest, generation: OriginalId) -> StorageKey {
             self.inner.key_for(digest, generation)
         }

@@ -24,7 +24,7 @@ use crate::actors::dedup::ResolveUpload;
 use crate::config::UploadConfig;
 use crate::seams::{Point, Rule, enforced, reach};
 use crate::spool::Spool;
-use crate::upload::{BodyEvent, HashedUpload, StoredUpload, UploadError, UploadRequest};
+use crate::upload::{BodyEvent, HashedUpload, Scoping, StoredUpload, UploadError, UploadRequest};
 
 use intake::Intake;
 pub use pool::Hashers;
@@ -39,9 +39,14 @@ pub struct HashActor {
 
 impl HashActor {
     /// An actor that spools into `spool` under the limits of `config`, and hands on to `dedup`.
-    pub fn new(dedup: Recipient<ResolveUpload>, spool: Spool, config: Arc<UploadConfig>) -> Self {
+    pub fn new(
+        dedup: Recipient<ResolveUpload>,
+        spool: Spool,
+        config: Arc<UploadConfig>,
+        scoping: Scoping,
+    ) -> Self {
         Self {
-            intake: Intake::new(spool, config),
+            intake: Intake::new(spool, config, scoping),
             dedup,
             in_flight: TaskTracker::new(),
         }

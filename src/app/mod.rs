@@ -19,7 +19,7 @@ use crate::config::{Config, StorageBackend, StorageConfig};
 use crate::http;
 use crate::ledger::LedgerError;
 use crate::reap::IdentityError;
-use crate::spool::{Caching, Spool};
+use crate::spool::{Caching, KnownOriginals, Spool};
 use crate::store::{BlobStore, StoreError};
 pub use instance::Instance;
 
@@ -167,13 +167,17 @@ fn open_spool(config: &Config) -> Result<Spool, AppError> {
         StorageBackend::Local => Caching::Direct,
         StorageBackend::S3 => Caching::Cached,
     };
-    Spool::open(
+    let spool = Spool::open(
         &path,
         upload.memory_budget,
         upload.memory_threshold,
         caching,
     )
-    .map_err(|source| AppError::Spool { path, source })
+    .map_err(|source| AppError::Spool { path, source })?;
+    Ok(match config.storage.backend {
+        StorageBackend::Local => spool.recognising(KnownOriginals::default()),
+        StorageBackend::S3 => spool,
+    })
 }
 
 /// The one line on stdout that scripts wait for.

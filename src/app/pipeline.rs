@@ -59,6 +59,7 @@ impl Pipeline {
             let resolver = Resolver::new(
                 ledger.clone(),
                 store.clone(),
+                spool.known().cloned(),
                 blobs.clone(),
                 refcounts.clone(),
                 reapers.deletions(),
@@ -71,7 +72,14 @@ impl Pipeline {
         let make_hasher = {
             let (dedup, spool) = (dedup.clone(), spool.clone());
             let upload = Arc::new(config.upload.clone());
-            move || HashActor::new(dedup.clone().recipient(), spool.clone(), upload.clone())
+            move || {
+                HashActor::new(
+                    dedup.clone().recipient(),
+                    spool.clone(),
+                    upload.clone(),
+                    scoping,
+                )
+            }
         };
         let hasher = arbiters.start_alone(make_hasher.clone());
         let service = Service::new(

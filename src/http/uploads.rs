@@ -79,9 +79,7 @@ pub struct UploadInput {
     kind: UploadKind,
     idempotency_key: Option<String>,
     max_files: usize,
-    /// The length of the body's part for each file, were there as many as may be: a form that is longer
-    /// than so many small files brings large ones.
-    bytes_per_file: Option<u64>,
+    content_length: Option<u64>,
     payload: Payload,
 }
 
@@ -114,8 +112,7 @@ impl FromRequest for UploadInput {
                 kind,
                 idempotency_key,
                 max_files,
-                bytes_per_file: content_length(headers)
-                    .and_then(|bytes| bytes.checked_div(max_files as u64)),
+                content_length: content_length(headers),
                 payload,
             })
         })
@@ -205,10 +202,15 @@ pub async fn upload_images(
 ) -> Result<HttpResponse, Problem> {
     let Authed { caller, input, .. } = asked;
     let key = input.idempotency_key;
+    let content_length = input.content_length;
     match input.kind {
         UploadKind::Form(parser) => {
             let request = UploadRequest {
-                expected_bytes: input.bytes_per_file,
+                // Were there as many files as may be: a form that is longer than so many small ones
+                // brings large ones.
+                expected_bytes: content_length
+                    .and_then(|bytes| bytes.checked_div(input.max_files as u64)),
+                content_length,
                 ..upload_request(caller, key)
             };
             let stored = run_upload(&service, request, |events| {
@@ -222,6 +224,7 @@ pub async fn upload_images(
                 declared_digest: file.declared_digest,
                 declared_bytes: file.declared_bytes,
                 expected_bytes: file.declared_bytes,
+                content_length,
                 ..upload_request(caller, key)
             };
             let stored = run_upload(&service, request, |events| {
@@ -245,6 +248,7 @@ fn upload_request(caller: Caller, idempotency_key: Option<String>) -> UploadRequ
         declared_digest: None,
         declared_bytes: None,
         expected_bytes: None,
+        content_length: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! A store each of whose calls a test may fail.
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -98,6 +99,10 @@ impl BlobStore for TappedStore {
 
     async fn probe(&self) -> Result<StoreCapabilities, StoreError> {
         self.inner.probe().await
+    }
+
+    fn file_of(&self, key: &str) -> Option<PathBuf> {
+        self.inner.file_of(key)
     }
 
     fn key_for(&self, digest: &ContentDigest, generation: OriginalId) -> StorageKey {

@@ -3,7 +3,7 @@ use std::io::Cursor;
 use image::{DynamicImage, ImageFormat, RgbImage, RgbaImage};
 
 use super::*;
-use crate::spool::{Caching, Spool};
+use crate::spool::{Caching, Expected, Spool};
 
 fn encode(format: ImageFormat, width: u32, height: u32) -> Vec<u8> {
     let image = match format {
@@ -239,7 +239,7 @@ async fn files_are_sniffed_like_memory() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let spool = Spool::open(directory.path(), 1 << 20, 0, Caching::Cached).expect("writable");
     for (format, mime_type) in FORMATS {
-        let mut writer = spool.writer(None);
+        let mut writer = spool.writer(Expected::default());
         let bytes = encode(format, 50, 60);
         writer.write(bytes.into()).await.expect("spooled");
         let (body, _) = writer.finish().await.expect("spooled");

@@ -61,8 +61,18 @@ impl AlignedBuffer {
         self.bytes().len() == self.capacity
     }
 
-    fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.memory.truncate(self.start);
+    }
+
+    /// Takes `count` bytes of a file, for which there must be room.
+    pub(crate) fn read_from(&mut self, file: &File, offset: u64, count: usize) -> io::Result<()> {
+        let end = self.memory.len();
+        if end + count > self.start + self.capacity {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.memory.resize(end + count, 0);
+        file.read_exact_at(&mut self.memory[end..], offset)
     }
 }
 

@@ -1,5 +1,6 @@
 //! A whole body, and ways to read it.
 
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::SpoolFile;
+use super::known::{Mark, RecognisedBody};
 
 /// A whole body, ready to be read as often as needed. Dropping it frees its memory or its file.
 #[derive(Debug, Clone)]
@@ -27,7 +29,11 @@ pub enum SpooledBody {
         file: Arc<SpoolFile>,
         /// Total length in bytes.
         bytes: u64,
+        /// By which it is recognised when it comes again; empty where it would not be.
+        marks: Arc<[Mark]>,
     },
+    /// Large, and not kept: an original has the same bytes.
+    Original(RecognisedBody),
 }
 
 impl SpooledBody {
@@ -35,6 +41,7 @@ impl SpooledBody {
     pub fn len(&self) -> u64 {
         match self {
             Self::Memory { bytes, .. } | Self::File { bytes, .. } => *bytes,
+            Self::Original(recognised) => recognised.bytes(),
         }
     }
 
@@ -45,7 +52,10 @@ impl SpooledBody {
 
     /// Whether reading it may wait for a disk.
     pub fn is_file(&self) -> bool {
-        matches!(self, Self::File { .. })
+        match self {
+            Self::Memory { .. } => false,
+            Self::File { .. } | Self::Original(_) => true,
+        }
     }
 
     /// Reads bytes from `offset` on into `buffer`; how many. 0 only at the end or for an empty buffer.
@@ -63,15 +73,9 @@ impl SpooledBody {
         }
         let buffer = &mut buffer[..wanted];
         match self {
-            Self::File { file, .. } => loop {
-                match file.read_at(buffer, offset) {
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    // The file is as long as was written: its end before that is a broken disk.
-                    Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                    result => return result,
-                }
-            },
             Self::Memory { chunks, .. } => Ok(copy_from(chunks, offset, buffer)),
+            Self::File { file, .. } => read_some(file, offset, buffer),
+            Self::Original(recognised) => read_some(recognised.file(), offset, buffer),
         }
     }
 
@@ -106,6 +110,17 @@ impl SpooledBody {
             bytes: bytes.len() as u64,
             chunks: Arc::new([bytes]),
             permit: Arc::new(permit.expect("a new semaphore has its permit")),
+        }
+    }
+}
+
+fn read_some(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match file.read_at(buffer, offset) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // The file is as long as was written: its end before that is a broken disk.
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            result => return result,
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Bodies on their way in: in memory while small and while the byte budget lasts, else in an
-//! unlinked temporary file.
+//! unlinked temporary file; or nowhere, as long as an original at hand has the same bytes.
 //!
 //! **Invariants.** A body's digest is computed over exactly the bytes that were spooled, in the same
 //! pass. Every byte held in memory has a permit. A wait for permits holds none, so uploads cannot
@@ -9,7 +9,10 @@ mod blocks;
 mod body;
 mod budget;
 mod chunks;
+mod disk;
 mod file;
+mod known;
+mod matching;
 mod writer;
 
 use std::fs::{DirBuilder, File};
@@ -26,9 +29,11 @@ pub(crate) use blocks::write_whole;
 pub(crate) use body::seek_target;
 pub use body::{SpooledBody, SpooledReader};
 pub use file::SpoolFile;
+pub use known::{KnownOriginals, Mark, RecognisedBody};
 pub use writer::SpoolWriter;
 
 use crate::metrics::METRICS;
+use blocks::Appender;
 use budget::Budget;
 
 /// With less than this free, the spool is not ready for uploads.
@@ -42,6 +47,19 @@ const PROBE: [u8; 4096] = [0; 4096];
 #[derive(Debug, Clone)]
 pub struct Spool {
     shared: Arc<Shared>,
+    known: Option<KnownOriginals>,
+}
+
+/// What is known of a body before its first byte. None of it is relied on.
+#[derive(Debug, Clone, Default)]
+pub struct Expected {
+    /// It is likely to have so many bytes at the least: one that is larger than the threshold goes to
+    /// disk at once.
+    pub at_least: Option<u64>,
+    /// So many bytes come, and are about all its own if it is alone.
+    pub in_all: Option<u64>,
+    /// Whose originals it may be one of.
+    pub scope: String,
 }
 
 #[derive(Debug)]
@@ -93,15 +111,27 @@ impl Spool {
                 budget,
                 workers: Arc::new(Semaphore::new(2 * cores)),
             }),
+            known: None,
         };
         probe(directory)?;
         Ok(spool)
     }
 
-    /// Begins a body. `expected_bytes` only chooses where it starts: one that is announced as larger
-    /// than the threshold goes to disk at once.
-    pub fn writer(&self, expected_bytes: Option<u64>) -> SpoolWriter {
-        SpoolWriter::new(self.clone(), expected_bytes)
+    /// A spool that recognises large originals, once they are known, while their bytes come again.
+    #[must_use]
+    pub fn recognising(self, known: KnownOriginals) -> Self {
+        let known = Some(known);
+        Self { known, ..self }
+    }
+
+    /// The originals that it recognises.
+    pub fn known(&self) -> Option<&KnownOriginals> {
+        self.known.as_ref()
+    }
+
+    /// Begins a body.
+    pub fn writer(&self, expected: Expected) -> SpoolWriter {
+        SpoolWriter::new(self.clone(), expected)
     }
 
     /// Whether a body of so many bytes belongs on disk.
@@ -125,6 +155,11 @@ impl Spool {
         })
         .await
         .map_err(io::Error::other)?
+    }
+
+    fn new_file(&self) -> io::Result<Appender> {
+        let file = SpoolFile::create_in(&self.shared.directory)?;
+        Appender::new(file, self.shared.caching)
     }
 
     async fn worker_slot(&self) -> OwnedSemaphorePermit {
@@ -162,5 +197,7 @@ fn write_pieces(pieces: &[Bytes], mut target: &File) -> io::Result<()> {
     Ok(())
 }
 
+#[cfg(test)]
+mod recognition_tests;
 #[cfg(test)]
 mod tests;

@@ -56,7 +56,7 @@ fn content(length: usize, seed: usize) -> Vec<u8> {
 }
 
 async fn write_all(spool: &Spool, bytes: &[u8], piece: usize) -> (SpooledBody, ContentDigest) {
-    let mut writer = spool.writer(None);
+    let mut writer = spool.writer(Expected::default());
     for chunk in bytes.chunks(piece) {
         let chunk = Bytes::copy_from_slice(chunk);
         writer.write(chunk).await.expect("spooled");
@@ -118,7 +118,10 @@ async fn spills_beyond_the_threshold() {
 async fn goes_to_disk_at_once_when_announced_as_large() {
     let test = TestSpool::new(1024 * KIB, 100 * KIB);
     for bytes in [content(0, 0), content(10, 0), content(400_000, 0)] {
-        let mut writer = test.spool.writer(Some(100 * KIB + 1));
+        let mut writer = test.spool.writer(Expected {
+            at_least: Some(100 * KIB + 1),
+            ..Expected::default()
+        });
         writer
             .write(Bytes::from(bytes.clone()))
             .await
@@ -153,7 +156,7 @@ async fn tiny_budgets_slow_many_writers_down_but_never_stop_them() {
             let spool = test.spool.clone();
             tokio::spawn(async move {
                 let bytes = content(20_000 + 3000 * seed, seed);
-                let mut writer = spool.writer(None);
+                let mut writer = spool.writer(Expected::default());
                 for chunk in bytes.chunks(700 + 500 * (seed % 7)) {
                     let chunk = Bytes::copy_from_slice(chunk);
                     writer.write(chunk).await.expect("spooled");
@@ -177,7 +180,7 @@ async fn silent_clients_leave_the_in_flight_budget_to_others() {
     let test = TestSpool::new(100 * KIB, 0);
     let mut silent = Vec::new();
     for _ in 0..10 {
-        let mut writer = test.spool.writer(None);
+        let mut writer = test.spool.writer(Expected::default());
         let chunk = Bytes::from(content(20_000, 0));
         writer.write(chunk).await.expect("spooled");
         assert!(writer.holds_in_flight());
@@ -202,7 +205,7 @@ async fn silent_clients_leave_the_in_flight_budget_to_others() {
 async fn a_body_given_up_frees_everything() {
     let test = TestSpool::new(1024 * KIB, 100 * KIB);
     for length in [50_000, 150_000, 900_000] {
-        let mut writer = test.spool.writer(None);
+        let mut writer = test.spool.writer(Expected::default());
         for chunk in content(length, 0).chunks(10_000) {
             let chunk = Bytes::copy_from_slice(chunk);
             writer.write(chunk).await.expect("spooled");
@@ -218,7 +221,7 @@ async fn a_spool_that_cannot_be_written_is_an_error() {
     test.spool.check().await.expect("it works so far");
     std::fs::remove_dir(test.directory.path().join("spool")).expect("empty");
     assert!(test.spool.check().await.is_err());
-    let mut writer = test.spool.writer(None);
+    let mut writer = test.spool.writer(Expected::default());
     // The first pieces may be gathered before the error shows.
     let mut outcome = Ok(());
     for _ in 0..100 {

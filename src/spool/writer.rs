@@ -6,34 +6,31 @@ use std::sync::Arc;
 use bytes::Bytes;
 use entity::ContentDigest;
 use sha2::{Digest, Sha256};
-use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::blocks::{AlignedBuffer, Appender, BLOCK_BYTES};
+use super::blocks::{Appender, BLOCK_BYTES};
 use super::budget::{GaugeShare, Hold};
 use super::chunks::ChunkList;
-use super::{Spool, SpoolFile, SpooledBody};
+use super::disk::OnDisk;
+use super::known::{Mark, STEP_BYTES};
+use super::matching::Matching;
+use super::{Expected, Spool, SpooledBody};
+use crate::metrics::METRICS;
 
 /// The most that is hashed at a stretch on a thread that others share: about 0.1 ms. As much as the HTTP
 /// library reads at once: whoever has a turn between two slices finds its buffer still in use, and reads
 /// into a small new one.
 const INLINE_HASH_BYTES: usize = 128 * 1024;
-/// The first gather of a body on disk, and of one whose client was silent: all of it is taken from the
-/// budget as soon as there is one byte in it.
-const FIRST_GATHER_BYTES: usize = 32 * 1024 - BLOCK_BYTES;
-/// What is gathered at the most before a thread of the blocking pool writes it: with what aligning it may
-/// take, an allocation of 128 KiB. A second gather fills meanwhile, so one upload has at most twice this in
-/// flight.
-const GATHER_BYTES: usize = 128 * 1024 - BLOCK_BYTES;
-/// The same as long as few uploads share the budget: each change of threads is worth more bytes then.
-const LONE_GATHER_BYTES: usize = 1024 * 1024 - BLOCK_BYTES;
 
 /// A body while it comes in: hashed and kept at once. Dropping it frees all it holds.
 #[derive(Debug)]
 pub struct SpoolWriter {
     spool: Spool,
+    expected: Expected,
     bytes: u64,
     /// Of all bytes taken.
     hasher: Sha256,
+    /// Its states at the ends of steps, where there are originals to be recognised by them.
+    marks: Vec<Mark>,
     place: Place,
 }
 
@@ -43,38 +40,14 @@ enum Place {
     Memory { chunks: ChunkList, hold: Hold },
     /// On disk, but for what is gathered or at work.
     Disk(OnDisk),
-}
-
-#[derive(Debug)]
-struct OnDisk {
-    /// There is at least one byte in it.
-    gather: Option<Gather>,
-    /// The size of the next gather: it grows as long as they are filled.
-    next_bytes: usize,
-    worker: Worker,
-}
-
-/// Bytes on their way to the disk, and the permits for all that may be in it. The bytes go first.
-#[derive(Debug)]
-struct Gather {
-    buffer: AlignedBuffer,
-    _hold: Hold,
-}
-
-/// Who has the file: exactly one place at any time, so that no byte is written out of order.
-#[derive(Debug)]
-enum Worker {
-    /// Opened with its first bytes.
-    Idle(Option<Appender>),
-    Busy(JoinHandle<io::Result<Appender>>),
-    /// An error was reported; there is no body any more.
-    Failed,
+    /// In the file of an original, but for the last step.
+    Original(Box<Matching>),
 }
 
 impl SpoolWriter {
-    pub(super) fn new(spool: Spool, expected_bytes: Option<u64>) -> Self {
+    pub(super) fn new(spool: Spool, expected: Expected) -> Self {
         let budget = &spool.shared.budget;
-        let place = if expected_bytes.is_some_and(|bytes| spool.is_large(bytes)) {
+        let place = if expected.at_least.is_some_and(|bytes| spool.is_large(bytes)) {
             Place::Disk(OnDisk::new())
         } else {
             Place::Memory {
@@ -84,8 +57,10 @@ impl SpoolWriter {
         };
         Self {
             spool,
+            expected,
             bytes: 0,
             hasher: Sha256::new(),
+            marks: Vec::new(),
             place,
         }
     }
@@ -100,28 +75,29 @@ impl SpoolWriter {
     ///
     /// # Errors
     /// The spool's disk is full or broken. The writer is of no more use.
-    pub async fn write(&mut self, chunk: Bytes) -> io::Result<()> {
-        if chunk.is_empty() {
-            return Ok(());
-        }
-        let fits = self.bytes + chunk.len() as u64 <= self.spool.shared.memory_threshold;
-        self.bytes += chunk.len() as u64;
-        hash_in_slices(&mut self.hasher, &chunk).await;
-        if let Place::Memory { chunks, hold } = &mut self.place {
-            let budget = &self.spool.shared.budget;
-            if fits && let Some(more) = budget.try_hold_memory(chunk.len()) {
-                hold.merge(more);
-                chunks.push(chunk);
-                return Ok(());
+    pub async fn write(&mut self, mut chunk: Bytes) -> io::Result<()> {
+        let mut hashed = 0;
+        while !chunk.is_empty() {
+            let part = chunk.split_to(self.bytes_to_mark().min(chunk.len()));
+            // Others have their turn between two slices.
+            if hashed + part.len() > INLINE_HASH_BYTES && hashed > 0 {
+                tokio::task::yield_now().await;
+                hashed = 0;
             }
-            self.spill().await?;
+            hashed += part.len();
+            self.hasher.update(&part);
+            self.bytes += part.len() as u64;
+            match self.mark() {
+                Some(mark) => self.end_step(part, mark).await?,
+                None => self.keep(part).await?,
+            }
         }
-        self.write_to_disk(chunk).await
+        Ok(())
     }
 
     /// Whether the writer holds bytes that [`Self::pause`] would bring to disk.
     pub fn holds_in_flight(&self) -> bool {
-        matches!(&self.place, Place::Disk(disk) if disk.gather.is_some())
+        matches!(&self.place, Place::Disk(disk) if disk.holds_in_flight())
     }
 
     /// The client is silent: brings to disk what is gathered, so that no slow client sits on the
@@ -131,11 +107,8 @@ impl SpoolWriter {
     /// As [`Self::write`].
     pub async fn pause(&mut self) -> io::Result<()> {
         match &mut self.place {
-            Place::Disk(disk) => {
-                disk.next_bytes = FIRST_GATHER_BYTES;
-                disk.flush(&self.spool).await
-            }
-            Place::Memory { .. } => Ok(()),
+            Place::Disk(disk) => disk.pause(&self.spool).await,
+            Place::Memory { .. } | Place::Original(_) => Ok(()),
         }
     }
 
@@ -143,10 +116,9 @@ impl SpoolWriter {
     ///
     /// # Errors
     /// As [`Self::write`].
-    pub async fn finish(mut self) -> io::Result<(SpooledBody, ContentDigest)> {
-        self.pause().await?;
+    pub async fn finish(self) -> io::Result<(SpooledBody, ContentDigest)> {
         let (bytes, digest) = (self.bytes, digest_of(self.hasher));
-        match self.place {
+        let disk = match self.place {
             Place::Memory { chunks, hold } => {
                 let (permit, gauge) = hold.into_parts();
                 let body = SpooledBody::Memory {
@@ -154,25 +126,96 @@ impl SpoolWriter {
                     bytes,
                     permit: Arc::new(permit),
                 };
-                Ok((body, digest))
+                return Ok((body, digest));
             }
-            Place::Disk(OnDisk { mut worker, .. }) => {
-                let file = match worker.settle().await? {
-                    Some(file) => file.finish()?,
-                    None => open_file(&self.spool).await?,
-                };
-                let file = Arc::new(file);
-                Ok((SpooledBody::File { file, bytes }, digest))
+            Place::Disk(disk) => disk,
+            Place::Original(matching) if matching.is_whole(bytes, digest) => {
+                METRICS.recognised_bytes.inc_by(bytes);
+                return Ok((SpooledBody::Original(matching.into_body()), digest));
             }
+            Place::Original(matching) => matching.into_disk(&self.spool).await?,
+        };
+        let body = SpooledBody::File {
+            file: Arc::new(disk.finish(&self.spool).await?),
+            bytes,
+            marks: self.marks.into(),
+        };
+        Ok((body, digest))
+    }
+
+    /// How many bytes there are until the next mark, or until the next turn of others.
+    fn bytes_to_mark(&self) -> usize {
+        match self.spool.known {
+            // Less than a step.
+            Some(_) => STEP_BYTES - (self.bytes % STEP_BYTES as u64) as usize,
+            None => INLINE_HASH_BYTES,
         }
+    }
+
+    async fn keep(&mut self, part: Bytes) -> io::Result<()> {
+        if let Place::Memory { chunks, hold } = &mut self.place {
+            let shared = &self.spool.shared;
+            if self.bytes <= shared.memory_threshold
+                && let Some(more) = shared.budget.try_hold_memory(part.len())
+            {
+                hold.merge(more);
+                chunks.push(part);
+                return Ok(());
+            }
+            self.spill().await?;
+        }
+        match &mut self.place {
+            Place::Disk(disk) => disk.write(&self.spool, &part).await,
+            Place::Original(matching) => matching.push(&part),
+            Place::Memory { .. } => Err(io::Error::other("a body in memory was not spilled")),
+        }
+    }
+
+    /// The mark where a step ends.
+    fn mark(&self) -> Option<Mark> {
+        let ends = self.spool.known.is_some() && self.bytes.is_multiple_of(STEP_BYTES as u64);
+        ends.then(|| Mark::of(&self.hasher))
+    }
+
+    /// Takes the last bytes of a step: the body may be recognised by it, or turn out to be something
+    /// else.
+    async fn end_step(&mut self, part: Bytes, mark: Mark) -> io::Result<()> {
+        self.marks.push(mark);
+        if let Place::Original(matching) = &mut self.place {
+            if matching.agrees(mark, &self.hasher) {
+                return Ok(());
+            }
+            matching.push(&part)?;
+            return self.leave_original().await;
+        }
+        match self.recognise(mark).await {
+            Some(matching) => self.place = Place::Original(Box::new(matching)),
+            None => self.keep(part).await?,
+        }
+        Ok(())
+    }
+
+    async fn recognise(&self, mark: Mark) -> Option<Matching> {
+        if self.marks.len() > 1 {
+            return None;
+        }
+        let (known, in_all) = (self.spool.known.as_ref()?, self.expected.in_all?);
+        let (original, file) = known.recognise(&self.expected.scope, mark, in_all).await?;
+        let hold = self.spool.shared.budget.try_hold_memory(STEP_BYTES)?;
+        Some(Matching::begin(original, file, &self.hasher, hold))
+    }
+
+    async fn leave_original(&mut self) -> io::Result<()> {
+        let failed = Place::Disk(OnDisk::failed());
+        if let Place::Original(matching) = std::mem::replace(&mut self.place, failed) {
+            self.place = Place::Disk(matching.into_disk(&self.spool).await?);
+        }
+        Ok(())
     }
 
     /// Moves what is in memory to disk; its permits return when it is written.
     async fn spill(&mut self) -> io::Result<()> {
-        let failed = Place::Disk(OnDisk {
-            worker: Worker::Failed,
-            ..OnDisk::new()
-        });
+        let failed = Place::Disk(OnDisk::failed());
         if let Place::Memory { chunks, hold } = std::mem::replace(&mut self.place, failed) {
             let mut disk = OnDisk::new();
             let mut pieces = chunks.into_chunks();
@@ -183,112 +226,11 @@ impl SpoolWriter {
                     drop((pieces, hold));
                     written
                 };
-                disk.worker.start(&self.spool, write).await?;
+                disk.write_by(&self.spool, write).await?;
             }
-            if !tail.is_empty() {
-                let gather = disk.begin(&self.spool).await?;
-                // Less than a block, and there is room for one.
-                gather.buffer.fill(&tail);
-            }
+            disk.write(&self.spool, &tail).await?;
             self.place = Place::Disk(disk);
         }
-        Ok(())
-    }
-
-    async fn write_to_disk(&mut self, chunk: Bytes) -> io::Result<()> {
-        let Place::Disk(disk) = &mut self.place else {
-            return Err(io::Error::other("a body in memory was not spilled"));
-        };
-        let mut rest = &chunk[..];
-        while !rest.is_empty() {
-            let gather = match &mut disk.gather {
-                Some(gather) => gather,
-                None => disk.begin(&self.spool).await?,
-            };
-            rest = gather.buffer.fill(rest);
-            if gather.buffer.is_full() {
-                disk.next_bytes = (2 * disk.next_bytes).min(LONE_GATHER_BYTES);
-                disk.flush(&self.spool).await?;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl OnDisk {
-    fn new() -> Self {
-        Self {
-            gather: None,
-            next_bytes: FIRST_GATHER_BYTES,
-            worker: Worker::Idle(None),
-        }
-    }
-
-    /// A new gather, as soon as the budget has room for it.
-    async fn begin(&mut self, spool: &Spool) -> io::Result<&mut Gather> {
-        let budget = &spool.shared.budget;
-        let most = budget.lone_share_in_flight().map_or(GATHER_BYTES, |share| {
-            share.clamp(GATHER_BYTES, LONE_GATHER_BYTES)
-        });
-        let capacity = budget.whole_blocks_in_flight(self.next_bytes.min(most));
-        let hold = match budget.try_hold_in_flight(capacity) {
-            Some(hold) => hold,
-            None => {
-                // Give up everything before waiting: that is why this cannot deadlock.
-                let file = self.worker.settle().await?;
-                self.worker = Worker::Idle(file);
-                budget.hold_in_flight(capacity).await
-            }
-        };
-        Ok(self.gather.insert(Gather {
-            buffer: AlignedBuffer::with_capacity(capacity),
-            _hold: hold,
-        }))
-    }
-
-    /// Has what is gathered written.
-    async fn flush(&mut self, spool: &Spool) -> io::Result<()> {
-        match self.gather.take() {
-            Some(gather) => {
-                let write = move |file: &mut Appender| file.append(gather.buffer.bytes());
-                self.worker.start(spool, write).await
-            }
-            None => Ok(()),
-        }
-    }
-}
-
-impl Worker {
-    /// Waits until nothing is at work and takes the file out. `Failed` stays behind.
-    async fn settle(&mut self) -> io::Result<Option<Appender>> {
-        match std::mem::replace(self, Self::Failed) {
-            Self::Idle(file) => Ok(file),
-            Self::Busy(writing) => writing.await.map_err(io::Error::other)?.map(Some),
-            Self::Failed => Err(io::Error::other("the spooled body failed before")),
-        }
-    }
-
-    /// Has the blocking pool `write` to the file, as soon as what was given to it before is written.
-    async fn start(
-        &mut self,
-        spool: &Spool,
-        write: impl FnOnce(&mut Appender) -> io::Result<()> + Send + 'static,
-    ) -> io::Result<()> {
-        let file = self.settle().await?;
-        let slot = spool.worker_slot().await;
-        let spool = spool.clone();
-        *self = Self::Busy(spawn_blocking(move || {
-            let mut file = match file {
-                Some(file) => file,
-                None => Appender::new(
-                    SpoolFile::create_in(&spool.shared.directory)?,
-                    spool.shared.caching,
-                )?,
-            };
-            write(&mut file)?;
-            drop(slot);
-            Ok(file)
-        }));
         Ok(())
     }
 }
@@ -312,25 +254,7 @@ fn split_tail(pieces: &mut Vec<Bytes>) -> Vec<u8> {
     tail.concat()
 }
 
-async fn open_file(spool: &Spool) -> io::Result<SpoolFile> {
-    let spool = spool.clone();
-    tokio::task::spawn_blocking(move || SpoolFile::create_in(&spool.shared.directory))
-        .await
-        .map_err(io::Error::other)?
-}
-
-/// Hashes in bounded slices and lets others run between them.
-async fn hash_in_slices(hasher: &mut Sha256, chunk: &Bytes) {
-    let mut slices = chunk.chunks(INLINE_HASH_BYTES).peekable();
-    while let Some(slice) = slices.next() {
-        hasher.update(slice);
-        if slices.peek().is_some() {
-            tokio::task::yield_now().await;
-        }
-    }
-}
-
-fn digest_of(hasher: Sha256) -> ContentDigest {
+pub(super) fn digest_of(hasher: Sha256) -> ContentDigest {
     ContentDigest::from(<[u8; 32]>::from(hasher.finalize()))
 }
 

@@ -114,8 +114,11 @@ impl OutgoingBody {
                 next: 0,
                 _permit: Some(Arc::clone(permit)),
             },
-            SpooledBody::File { file, bytes } => {
-                Source::File(FileChunks::new(Arc::clone(file), 0, *bytes))
+            SpooledBody::File { file, .. } => {
+                Source::File(FileChunks::new(Arc::clone(file), 0, remaining))
+            }
+            SpooledBody::Original(recognised) => {
+                Source::File(FileChunks::new(Arc::clone(recognised.file()), 0, remaining))
             }
         };
         Self { source, remaining }

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -100,6 +101,10 @@ impl BlobStore for MeteredStore {
 
     async fn probe(&self) -> Result<StoreCapabilities, StoreError> {
         timed("probe", self.inner.probe()).await
+    }
+
+    fn file_of(&self, key: &str) -> Option<PathBuf> {
+        self.inner.file_of(key)
     }
 
     fn key_for(&self, digest: &ContentDigest, generation: OriginalId) -> StorageKey {

@@ -22,6 +22,7 @@ mod conformance;
 pub(crate) mod testing;
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -152,6 +153,9 @@ pub trait BlobStore: Send + Sync + std::fmt::Debug + 'static {
     /// # Errors
     /// The store cannot be written to.
     async fn probe(&self) -> Result<StoreCapabilities, StoreError>;
+
+    /// The file of this machine that is the object, where the store has such; nothing is read to find out.
+    fn file_of(&self, key: &str) -> Option<PathBuf>;
 
     /// The prefix and spelling of keys in this store.
     fn key_for(&self, digest: &ContentDigest, generation: entity::OriginalId) -> StorageKey;

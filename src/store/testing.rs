@@ -51,6 +51,7 @@ pub(crate) fn file_body(bytes: &[u8], directory: &Path) -> SpooledBody {
     SpooledBody::File {
         file: Arc::new(file.into()),
         bytes: bytes.len() as u64,
+        marks: Arc::new([]),
     }
 }
 

@@ -115,6 +115,7 @@ async fn metrics(ctx: &mut Context) {
         "hapax_uploads_total",
         "hapax_upload_bytes_total",
         "hapax_saved_bytes_total",
+        "hapax_recognised_bytes_total",
         "hapax_store_request_duration_seconds",
         "hapax_originals",
         "hapax_reaper_oldest_seconds",

@@ -23,6 +23,7 @@ mod queries;
 mod races;
 mod raw_bodies;
 mod raw_socket;
+mod recognition;
 mod references;
 mod roundtrip;
 mod schedules_at_the_store;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         health::cases(),
         lifecycle::cases(),
         uploads::cases(),
+        recognition::cases(),
         bad_bodies::cases(),
         queries::cases(),
         raw_socket::cases(),

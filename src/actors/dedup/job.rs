@@ -78,11 +78,11 @@ impl Job {
             .collect()
     }
 
-    /// The bytes of each image, for the metrics.
-    pub(super) fn image_bytes(&self) -> impl Iterator<Item = u64> {
+    /// The content of each image.
+    pub(super) fn image_contents(&self) -> impl Iterator<Item = &Content> {
         self.images
             .iter()
-            .map(|image| self.contents[image.content].body.len())
+            .map(|image| &self.contents[image.content])
     }
 
     /// Whether a row of this upload's own, or a damaged object, now waits for the reaper: it wrote

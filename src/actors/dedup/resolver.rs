@@ -19,6 +19,7 @@ use crate::metrics::METRICS;
 #[cfg(feature = "seams")]
 use crate::seams::broken;
 use crate::seams::{Point, Rule, enforced, reach};
+use crate::spool::{KnownOriginals, SpooledBody};
 use crate::store::BlobStore;
 use crate::upload::{Disposition, HashedUpload, Scoping, StoredUpload, UploadError};
 
@@ -32,6 +33,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct Resolver {
     ledger: Ledger,
     store: Arc<dyn BlobStore>,
+    known: Option<KnownOriginals>,
     blobs: Addr<BlobActor>,
     refcounts: Shards,
     deletions: Recipient<Nudge>,
@@ -58,7 +60,7 @@ struct Limits {
 }
 
 impl Resolver {
-    /// `deletions` is nudged when a generation is given up.
+    /// `deletions` is nudged when a generation is given up; `known` learns what was uploaded.
     #[expect(
         clippy::too_many_arguments,
         reason = "the composition root calls it once"
@@ -66,6 +68,7 @@ impl Resolver {
     pub fn new(
         ledger: Ledger,
         store: Arc<dyn BlobStore>,
+        known: Option<KnownOriginals>,
         blobs: Addr<BlobActor>,
         refcounts: Shards,
         deletions: Recipient<Nudge>,
@@ -82,6 +85,7 @@ impl Resolver {
         Self {
             ledger,
             store,
+            known,
             blobs,
             refcounts,
             deletions,
@@ -105,6 +109,7 @@ impl Resolver {
                 if job.leaves_rows_behind(&outcome) {
                     self.deletions.do_send(Nudge);
                 }
+                self.remember(&job, &outcome);
                 return answer(&job, outcome);
             }
             Err(failure) => failure,
@@ -128,6 +133,21 @@ impl Resolver {
                 given_up.await;
                 let what = "the object store did not take the bytes".to_owned();
                 Err(UploadError::Unavailable { what })
+            }
+        }
+    }
+
+    /// What large bodies look like on their way, so that they need not be written when they come again.
+    fn remember(&self, job: &Job, outcome: &Outcome) {
+        let (Some(known), Outcome::Attached { images, .. }) = (&self.known, outcome) else {
+            return;
+        };
+        for (content, image) in job.image_contents().zip(images) {
+            if let SpooledBody::File { marks, .. } = &content.body
+                && let Some(key) = &image.view.s3_key
+                && let Some(file) = self.store.file_of(key)
+            {
+                known.learn(&job.scope, content.key.1, marks, file);
             }
         }
     }
@@ -308,7 +328,7 @@ fn answer(job: &Job, outcome: Outcome) -> Result<StoredUpload, UploadError> {
             )));
         }
     };
-    for (image, bytes) in images.iter().zip(job.image_bytes()) {
+    for (image, content) in images.iter().zip(job.image_contents()) {
         let result = match (replayed, image.disposition) {
             (true, _) => "replayed",
             (false, Disposition::Miss) => "stored",
@@ -318,7 +338,7 @@ fn answer(job: &Job, outcome: Outcome) -> Result<StoredUpload, UploadError> {
         };
         METRICS.uploads.with_label_values(&[result]).inc();
         if image.disposition.deduplicated() {
-            METRICS.saved_bytes.inc_by(bytes);
+            METRICS.saved_bytes.inc_by(content.body.len());
         }
     }
     Ok(StoredUpload { images, replayed })

@@ -11,8 +11,8 @@ use crate::config::UploadConfig;
 use crate::metrics::METRICS;
 use crate::seams::{Rule, enforced};
 use crate::sniff;
-use crate::spool::{Spool, SpoolWriter};
-use crate::upload::{BodyEvent, HashedFile, HashedUpload, UploadError, UploadRequest};
+use crate::spool::{Expected, Spool, SpoolWriter};
+use crate::upload::{BodyEvent, HashedFile, HashedUpload, Scoping, UploadError, UploadRequest};
 
 /// A client silent for this long keeps no bytes of the in-flight budget: they go to disk.
 const LINGER: Duration = Duration::from_millis(100);
@@ -22,11 +22,16 @@ const LINGER: Duration = Duration::from_millis(100);
 pub(super) struct Intake {
     spool: Spool,
     config: Arc<UploadConfig>,
+    scoping: Scoping,
 }
 
 impl Intake {
-    pub(super) fn new(spool: Spool, config: Arc<UploadConfig>) -> Self {
-        Self { spool, config }
+    pub(super) fn new(spool: Spool, config: Arc<UploadConfig>, scoping: Scoping) -> Self {
+        Self {
+            spool,
+            config,
+            scoping,
+        }
     }
 
     /// Takes a whole body in. Returns at the first thing that is wrong with it, with all that it
@@ -50,7 +55,7 @@ impl Intake {
         loop {
             match events.next(open.as_mut()).await? {
                 BodyEvent::FileStarted { filename } => {
-                    let file = OpenFile::new(self, filename, request.expected_bytes);
+                    let file = OpenFile::new(self, filename, &request);
                     if open.replace(file).is_some() {
                         return Err(out_of_order("a file began inside another"));
                     }
@@ -186,11 +191,16 @@ struct OpenFile {
 }
 
 impl OpenFile {
-    fn new(intake: &Intake, filename: Option<String>, expected_bytes: Option<u64>) -> Self {
+    fn new(intake: &Intake, filename: Option<String>, request: &UploadRequest) -> Self {
+        let expected = Expected {
+            at_least: request.expected_bytes,
+            in_all: request.content_length,
+            scope: intake.scoping.scope_of(&request.tenant),
+        };
         let takes_all = intake.config.accept.iter().any(|pattern| pattern == "*/*");
         Self {
             filename,
-            writer: intake.spool.writer(expected_bytes),
+            writer: intake.spool.writer(expected),
             head: (!takes_all).then(BytesMut::new),
         }
     }

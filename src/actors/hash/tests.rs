@@ -9,6 +9,7 @@ use entity::ContentDigest;
 use sha2::{Digest, Sha256};
 
 use super::*;
+use crate::config::DedupScope;
 use crate::sniff;
 use crate::spool::Caching;
 use crate::upload::TenantId;
@@ -62,6 +63,10 @@ fn config() -> UploadConfig {
     }
 }
 
+fn scoping() -> Scoping {
+    Scoping(DedupScope::Tenant)
+}
+
 impl Bench {
     fn new(config: UploadConfig) -> Self {
         Self::with_delay(config, Duration::ZERO)
@@ -83,7 +88,7 @@ impl Bench {
         let received = Rc::clone(&recorder.received);
         let dedup = recorder.start().recipient();
         Self {
-            hash: HashActor::new(dedup, spool.clone(), Arc::new(config)).start(),
+            hash: HashActor::new(dedup, spool.clone(), Arc::new(config), scoping()).start(),
             received,
             free_at_start: spool.free_permits(),
             spool,
@@ -136,6 +141,7 @@ fn request() -> UploadRequest {
         declared_digest: None,
         declared_bytes: None,
         expected_bytes: None,
+        content_length: None,
     }
 }
 
@@ -422,7 +428,7 @@ async fn without_anybody_downstream_the_outcome_is_unknown() {
     let dedup = Recorder::start_in_arbiter(&gone.handle(), |_| Recorder::default()).recipient();
     gone.stop();
     gone.join().expect("ended");
-    let hash = HashActor::new(dedup, bench.spool.clone(), Arc::new(config())).start();
+    let hash = HashActor::new(dedup, bench.spool.clone(), Arc::new(config()), scoping()).start();
     let (sender, body) = mpsc::channel(10);
     for event in whole(b"bytes") {
         sender.send(event).await.expect("room");

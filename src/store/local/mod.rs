@@ -181,6 +181,10 @@ impl BlobStore for LocalStore {
         })
     }
 
+    fn file_of(&self, key: &str) -> Option<PathBuf> {
+        self.tree.file_of(key)
+    }
+
     fn key_for(&self, digest: &ContentDigest, generation: OriginalId) -> StorageKey {
         StorageKey::original("", digest, generation)
     }
@@ -341,7 +345,11 @@ mod tests {
         let SpooledBody::File { file, .. } = testing::file_body(b"short", dir.path()) else {
             panic!("a file body");
         };
-        let body = SpooledBody::File { file, bytes: 6 };
+        let body = SpooledBody::File {
+            file,
+            bytes: 6,
+            marks: Arc::new([]),
+        };
         let key = key(&store, b"short!");
         let error = store.put(&key, &body, &digest_of(b"short!")).await;
         assert_eq!(error.expect_err("refused").kind, StoreErrorKind::Refused);

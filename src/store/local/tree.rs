@@ -96,6 +96,10 @@ impl Tree {
         named.ok_or_else(|| StoreError::new(Refused, operation, key, "not the key of an original"))
     }
 
+    pub(super) fn file_of(&self, key: &str) -> Option<PathBuf> {
+        self.place("file_of", key).ok().map(|place| place.file)
+    }
+
     /// The file has its name before it is synced: so bytes, name and directory become durable by one
     /// commit of the file system's journal. What a crash cuts short has a `pending` row (rule R2), which
     /// nobody reads and the reaper deletes.
@@ -107,9 +111,11 @@ impl Tree {
         let entered = match body {
             SpooledBody::Memory { chunks, .. } => File::create_new(&place.file)
                 .map(|file| write_whole(file, chunks).and_then(|file| file.sync_all())),
-            SpooledBody::File { file, bytes } => check_length(file, *bytes)
+            SpooledBody::File { file, bytes, .. } => check_length(file, *bytes)
                 .and_then(|()| durable::place(file, *bytes, &place.file, &spool_dir(&self.root)))
                 .map(|()| file.sync_all()),
+            SpooledBody::Original(recognised) => File::create_new(&place.file)
+                .map(|file| recognised.write_to(file).and_then(|file| file.sync_all())),
         };
         let (kind, error) = match entered {
             Ok(Ok(())) => {

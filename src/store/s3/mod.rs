@@ -15,6 +15,7 @@ mod read;
 
 use std::fmt;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -231,6 +232,10 @@ impl BlobStore for S3Store {
 
     async fn probe(&self) -> Result<StoreCapabilities, StoreError> {
         probe::run(self).await
+    }
+
+    fn file_of(&self, _key: &str) -> Option<PathBuf> {
+        None
     }
 
     fn key_for(&self, digest: &ContentDigest, generation: OriginalId) -> StorageKey {

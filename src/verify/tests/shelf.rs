@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -137,6 +138,10 @@ impl BlobStore for Shelf {
 
     async fn probe(&self) -> Result<StoreCapabilities, StoreError> {
         unreachable!("a verification needs no probe")
+    }
+
+    fn file_of(&self, _key: &str) -> Option<PathBuf> {
+        None
     }
 
     fn key_for(&self, digest: &ContentDigest, generation: OriginalId) -> StorageKey {

@@ -122,6 +122,16 @@ impl Api {
         self.send(with_headers(request, headers)).await
     }
 
+    /// A metric without labels.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics").await.expect(200).text_whole();
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(&format!("{name} ")));
+        let line = line.unwrap_or_else(|| panic!("{name} is not among the metrics"));
+        line[name.len()..].trim().parse().expect("a number")
+    }
+
     /// `POST path` with a JSON body.
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Reply {
         self.send(self.request(Method::POST, path).json(body)).await

@@ -1,6 +1,7 @@
 //! A store whose next PUT stands still where a history wants it to.
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -170,6 +171,10 @@ impl BlobStore for PausingStore {
 
     async fn probe(&self) -> Result<StoreCapabilities, StoreError> {
         self.inner.probe().await
+    }
+
+    fn file_of(&self, key: &str) -> Option<PathBuf> {
+        self.inner.file_of(key)
     }
 
     fn key_for(&self, digest: &ContentDigest, generation: OriginalId) -> StorageKey {

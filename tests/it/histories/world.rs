@@ -166,6 +166,7 @@ impl World {
             declared_digest: None,
             declared_bytes: None,
             expected_bytes: None,
+            content_length: None,
         };
         let (events, answer) = service.upload(request);
         let feed = async move {

@@ -1,0 +1,307 @@
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use entity::ContentDigest;
+use sha2::{Digest, Sha256};
+
+use super::known::STEP_BYTES;
+use super::*;
+
+const MIB: u64 = 1024 * 1024;
+/// Ends in the middle of a step.
+const LENGTH: usize = 5 * STEP_BYTES + 70_001;
+
+/// A spool, and an original of a store beside it.
+struct Bench {
+    folder: tempfile::TempDir,
+    spool: Spool,
+    known: KnownOriginals,
+    original: Vec<u8>,
+    free_at_start: (usize, usize),
+}
+
+impl Bench {
+    /// One whose original has been uploaded.
+    async fn new() -> Self {
+        let bench = Self::with_budget(64 * MIB);
+        let body = bench.upload(&bench.original.clone(), 100_000, "a").await;
+        bench.learn(&body.expect("spooled").0).await;
+        bench
+    }
+
+    fn with_budget(memory: u64) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let known = KnownOriginals::default();
+        let spool = Spool::open(folder.path().join("spool"), memory, 0, Caching::Direct)
+            .expect("writable")
+            .recognising(known.clone());
+        let original = bytes(LENGTH);
+        let bench = Self {
+            free_at_start: spool.free_permits(),
+            spool,
+            known,
+            original,
+            folder,
+        };
+        std::fs::write(bench.path(), &bench.original).expect("written");
+        bench
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("original")
+    }
+
+    async fn learn(&self, body: &SpooledBody) {
+        let SpooledBody::File { marks, .. } = body else {
+            panic!("{body:?} was kept")
+        };
+        assert_eq!(marks.len(), LENGTH / STEP_BYTES);
+        let known = self.known.count();
+        self.known
+            .learn("a", digest_of(&self.original), marks, self.path());
+        for _ in 0..500 {
+            if self.known.count() > known {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("nothing was learned");
+    }
+
+    fn expected(&self, bytes: usize, scope: &str) -> Expected {
+        Expected {
+            at_least: None,
+            in_all: Some(bytes as u64 + 300),
+            scope: scope.to_owned(),
+        }
+    }
+
+    async fn upload(
+        &self,
+        bytes: &[u8],
+        piece: usize,
+        scope: &str,
+    ) -> io::Result<(SpooledBody, ContentDigest)> {
+        let writer = self.spool.writer(self.expected(bytes.len(), scope));
+        feed(writer, bytes, piece).await
+    }
+
+    async fn assert_kept(&self, bytes: &[u8], scope: &str) {
+        let (body, digest) = self.upload(bytes, 100_000, scope).await.expect("spooled");
+        assert!(matches!(body, SpooledBody::File { .. }), "{body:?}");
+        assert_holds(&body, digest, bytes);
+    }
+
+    async fn assert_recognised(&self) {
+        let (body, digest) = self
+            .upload(&self.original, 100_000, "a")
+            .await
+            .expect("taken");
+        assert!(matches!(body, SpooledBody::Original(_)), "{body:?}");
+        assert_holds(&body, digest, &self.original);
+    }
+
+    async fn assert_free(&self) {
+        for _ in 0..500 {
+            if self.spool.free_permits() == self.free_at_start {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("memory is still held: {:?}", self.spool.free_permits());
+    }
+}
+
+async fn feed(
+    mut writer: SpoolWriter,
+    bytes: &[u8],
+    piece: usize,
+) -> io::Result<(SpooledBody, ContentDigest)> {
+    for chunk in bytes.chunks(piece) {
+        writer.write(Bytes::copy_from_slice(chunk)).await?;
+    }
+    writer.finish().await
+}
+
+/// Bytes that repeat at no power of two.
+fn bytes(length: usize) -> Vec<u8> {
+    (0..length).map(|i| (i % 251) as u8).collect()
+}
+
+fn digest_of(bytes: &[u8]) -> ContentDigest {
+    ContentDigest::from(<[u8; 32]>::from(Sha256::digest(bytes)))
+}
+
+fn assert_holds(body: &SpooledBody, digest: ContentDigest, bytes: &[u8]) {
+    assert_eq!(body.len(), bytes.len() as u64);
+    assert_eq!(digest, digest_of(bytes));
+    let mut read = Vec::new();
+    body.reader().read_to_end(&mut read).expect("readable");
+    assert!(read == bytes, "the bytes read are not the bytes written");
+}
+
+#[tokio::test]
+async fn an_original_that_comes_again_is_not_written() {
+    let bench = Bench::new().await;
+    for piece in [1000, STEP_BYTES, 300_000, LENGTH] {
+        let (body, digest) = bench
+            .upload(&bench.original, piece, "a")
+            .await
+            .expect("taken");
+        assert!(matches!(body, SpooledBody::Original(_)), "{piece}");
+        assert!(body.is_file());
+        assert_holds(&body, digest, &bench.original);
+        bench.assert_free().await;
+    }
+}
+
+#[tokio::test]
+async fn an_original_that_is_deleted_meanwhile_still_has_its_bytes() {
+    let bench = Bench::new().await;
+    let mut writer = bench.spool.writer(bench.expected(LENGTH, "a"));
+    let (first, rest) = bench.original.split_at(2 * STEP_BYTES);
+    writer
+        .write(Bytes::copy_from_slice(first))
+        .await
+        .expect("taken");
+    std::fs::remove_file(bench.path()).expect("removed");
+    let (body, digest) = feed(writer, rest, 100_000).await.expect("taken");
+    assert_holds(&body, digest, &bench.original);
+
+    let SpooledBody::Original(recognised) = &body else {
+        panic!("{body:?} was kept")
+    };
+    let target = bench.folder.path().join("another");
+    let file = File::create_new(&target).expect("created");
+    recognised.write_to(file).expect("written");
+    assert!(std::fs::read(&target).expect("readable") == bench.original);
+    // Gone, so nobody is recognised by it any more.
+    bench.assert_kept(&bench.original, "a").await;
+}
+
+#[tokio::test]
+async fn what_only_begins_like_an_original_is_kept_whole() {
+    let bench = Bench::new().await;
+    let last = LENGTH - 1;
+    for at in [
+        STEP_BYTES,
+        2 * STEP_BYTES - 1,
+        2 * STEP_BYTES,
+        3 * STEP_BYTES + 5,
+        last,
+    ] {
+        let mut another = bench.original.clone();
+        another[at] ^= 1;
+        bench.assert_kept(&another, "a").await;
+    }
+    bench.assert_kept(&bench.original[..last], "a").await;
+    bench
+        .assert_kept(&bench.original[..5 * STEP_BYTES], "a")
+        .await;
+    let mut longer = bench.original.clone();
+    longer.extend_from_slice(&bytes(2 * STEP_BYTES / 5));
+    bench.assert_kept(&longer, "a").await;
+    bench.assert_free().await;
+    bench.assert_recognised().await;
+}
+
+#[tokio::test]
+async fn a_body_that_left_its_original_goes_on_as_any_other() {
+    let bench = Bench::new().await;
+    let mut another = bench.original.clone();
+    another[2 * STEP_BYTES] ^= 1;
+    let (body, _) = bench.upload(&another, 4096, "a").await.expect("spooled");
+    let fresh = Bench::with_budget(64 * MIB);
+    let (same, _) = fresh.upload(&another, 9999, "a").await.expect("spooled");
+    match (body, same) {
+        (SpooledBody::File { marks, .. }, SpooledBody::File { marks: same, .. }) => {
+            assert_eq!(marks, same);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn only_what_the_whole_request_can_be_is_recognised_and_only_in_its_scope() {
+    let bench = Bench::new().await;
+    bench.assert_kept(&bench.original, "b").await;
+    for in_all in [None, Some(LENGTH as u64 - 1), Some(LENGTH as u64 + MIB)] {
+        let expected = Expected {
+            in_all,
+            ..bench.expected(LENGTH, "a")
+        };
+        let writer = bench.spool.writer(expected);
+        let (body, _) = feed(writer, &bench.original, 100_000)
+            .await
+            .expect("spooled");
+        assert!(matches!(body, SpooledBody::File { .. }), "{in_all:?}");
+    }
+    bench.assert_recognised().await;
+}
+
+#[tokio::test]
+async fn a_file_that_changed_is_not_known_any_more() {
+    let bench = Bench::new().await;
+    bench.assert_recognised().await;
+    // The same length and, to the second, the same time.
+    let file = File::options().write(true).open(bench.path());
+    file.expect("open").write_all_at(b"x", 9).expect("written");
+    bench.assert_kept(&bench.original, "a").await;
+    bench.assert_kept(&bench.original, "a").await;
+}
+
+#[tokio::test]
+async fn broken_bytes_are_taken_from_no_file() {
+    let bench = Bench::new().await;
+    let spoil = |byte: u8| {
+        let file = File::options().write(true).open(bench.path());
+        file.expect("open")
+            .write_all_at(&[byte], 9)
+            .expect("written");
+    };
+    let mut writer = bench.spool.writer(bench.expected(LENGTH, "a"));
+    let (first, rest) = bench.original.split_at(2 * STEP_BYTES);
+    writer
+        .write(Bytes::copy_from_slice(first))
+        .await
+        .expect("taken");
+    let (whole, _) = bench
+        .upload(&bench.original, 9999, "a")
+        .await
+        .expect("taken");
+    spoil(!bench.original[9]);
+
+    // A body that turns out to be another.
+    let mut another = rest.to_vec();
+    another[0] ^= 1;
+    let error = feed(writer, &another, 100_000).await.expect_err("broken");
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+    // One that must be stored again.
+    let SpooledBody::Original(recognised) = &whole else {
+        panic!("{whole:?} was kept")
+    };
+    let target = bench.folder.path().join("another");
+    let file = File::create_new(&target).expect("created");
+    let error = recognised.write_to(file).expect_err("broken");
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+
+    bench.assert_kept(&bench.original, "a").await;
+    drop(whole);
+    bench.assert_free().await;
+}
+
+#[tokio::test]
+async fn without_memory_for_a_step_the_body_is_written() {
+    let rich = Bench::new().await;
+    let (body, _) = rich
+        .upload(&rich.original, 9999, "b")
+        .await
+        .expect("spooled");
+    let poor = Bench::with_budget(100 * 1024);
+    poor.learn(&body).await;
+    poor.assert_kept(&poor.original, "a").await;
+    poor.assert_free().await;
+}
