@@ -29,7 +29,7 @@ use crate::upload::{
 /// counts, so few.
 const BODY_CHANNEL: usize = 3;
 /// The same of a body that is expected to go to disk: its pieces are large, and each keeps a buffer.
-const LARGE_BODY_CHANNEL: usize = 1;
+const LARGE_BODY_CHANNEL: usize = 2;
 /// How long a presigned URL works.
 const PRESIGNED_FOR: Duration = Duration::from_secs(5 * 60);
 /// How long the database may take to answer a readiness probe.

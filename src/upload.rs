@@ -65,6 +65,8 @@ impl Scoping {
 /// `Complete` is a truncated body: nothing of it is kept.
 #[derive(Debug)]
 pub enum BodyEvent {
+    /// More may come at once: nothing but a reason to be awake.
+    Soon,
     /// A file begins.
     FileStarted {
         /// What the client calls it.

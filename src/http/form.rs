@@ -1,13 +1,12 @@
 //! A form's parts become the events of one upload.
 
 use actix_web::dev::Payload;
-use futures::StreamExt;
 use tokio::sync::mpsc;
 
 use super::metadata::{MAX_METADATA_BYTES, parse_metadata};
 use super::multipart::{MultipartParser, PartEvent, PartFilename, PartHead};
 use super::problem::{Code, Problem};
-use super::uploads::{FeedError, send};
+use super::uploads::{FeedError, Pieces, send};
 use crate::upload::BodyEvent;
 
 /// Where the bytes of the current part go.
@@ -37,7 +36,7 @@ struct Form {
 /// # Errors
 /// The body is at fault, or the service has decided already.
 pub async fn feed_form(
-    mut payload: Payload,
+    payload: Payload,
     parser: Box<MultipartParser>,
     max_files: usize,
     events: mpsc::Sender<BodyEvent>,
@@ -50,7 +49,8 @@ pub async fn feed_form(
         has_metadata: false,
         part: Part::Ignored,
     };
-    while let Some(chunk) = payload.next().await {
+    let mut pieces = Pieces::of(payload);
+    while let Some(chunk) = pieces.next(&form.events).await {
         form.parser.feed(chunk?);
         while let Some(event) = form.parser.next_event()? {
             form.take(event).await?;
@@ -128,7 +128,7 @@ impl Form {
 #[cfg(test)]
 mod tests {
     use actix_web::web::Bytes;
-    use futures::stream;
+    use futures::{StreamExt, stream};
 
     use super::*;
 
@@ -154,6 +154,7 @@ mod tests {
         let mut in_file = false;
         while let Ok(event) = receiver.try_recv() {
             match event {
+                BodyEvent::Soon => continue,
                 BodyEvent::Chunk(bytes) => {
                     let text = String::from_utf8_lossy(&bytes).into_owned();
                     if std::mem::replace(&mut in_file, true) {

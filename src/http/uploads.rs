@@ -2,11 +2,13 @@
 //! stream from the socket into the service through its bounded channel; the service may refuse
 //! at any moment, and a body that does not end well leaves nothing behind.
 
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 
 use actix_web::dev::Payload;
+use actix_web::error::PayloadError;
 use actix_web::http::header::{self, ContentDisposition, HeaderMap, HeaderValue};
-use actix_web::web::Data;
+use actix_web::web::{Bytes, Data};
 use actix_web::{FromRequest, HttpRequest, HttpResponse};
 use entity::{ContentDigest, OriginalId};
 use futures::StreamExt;
@@ -293,6 +295,51 @@ impl<E: Into<Problem>> From<E> for FeedError {
     }
 }
 
+/// What the HTTP library reads at the most before it hands it on.
+const FULL_READ_BYTES: usize = 128 * 1024;
+
+/// A body, piece by piece.
+///
+/// The HTTP library reads on as soon as a piece is taken from it, into its one buffer if no piece is in use
+/// any more, else into a new one that is small and grows. So where more is waiting, whoever is sent the
+/// piece must have its turn before the library has: on a thread that does both it is woken before.
+pub struct Pieces {
+    payload: Payload,
+    /// The last piece was a full read.
+    more_waits: bool,
+}
+
+impl Pieces {
+    /// Of a whole body.
+    pub fn of(payload: Payload) -> Self {
+        Self {
+            payload,
+            more_waits: false,
+        }
+    }
+
+    /// The next piece, which is to be sent to `events`; `None` at the end.
+    ///
+    /// # Errors
+    /// As the HTTP library has them: the client left, or the body is malformed.
+    pub async fn next(
+        &mut self,
+        events: &mpsc::Sender<BodyEvent>,
+    ) -> Option<Result<Bytes, PayloadError>> {
+        let piece = poll_fn(|cx| {
+            if self.more_waits && events.capacity() == events.max_capacity() {
+                // Where nobody listens, the next event says so.
+                let _ = events.try_send(BodyEvent::Soon);
+            }
+            self.payload.poll_next_unpin(cx)
+        })
+        .await;
+        let bytes = piece.as_ref()?.as_ref().map_or(0, Bytes::len);
+        self.more_waits = bytes >= FULL_READ_BYTES;
+        piece
+    }
+}
+
 /// Sends one event, waiting while the channel is full: that is the back-pressure on the client.
 ///
 /// # Errors
@@ -336,12 +383,13 @@ async fn first_decided<T>(
 
 /// The whole body is one file.
 async fn feed_raw(
-    mut payload: Payload,
+    payload: Payload,
     filename: Option<String>,
     events: mpsc::Sender<BodyEvent>,
 ) -> Result<(), FeedError> {
     send(&events, BodyEvent::FileStarted { filename }).await?;
-    while let Some(chunk) = payload.next().await {
+    let mut pieces = Pieces::of(payload);
+    while let Some(chunk) = pieces.next(&events).await {
         send(&events, BodyEvent::Chunk(chunk?)).await?;
     }
     send(&events, BodyEvent::FileEnded).await?;

@@ -34,6 +34,25 @@ async fn listen(mut events: mpsc::Receiver<BodyEvent>) -> Result<usize, UploadEr
 }
 
 #[actix_web::test]
+async fn whoever_takes_a_piece_is_woken_before_it_where_more_waits() {
+    let full = || Ok(Bytes::from(vec![b'x'; FULL_READ_BYTES]));
+    let short = || Ok(Bytes::from_static(b"ab"));
+    let (events, mut heard) = mpsc::channel(2);
+    let mut pieces = Pieces::of(payload(vec![full(), short(), full(), short()]));
+    for woken in [false, true, false, true, false] {
+        let piece = pieces.next(&events).await;
+        assert_eq!(heard.try_recv().is_ok(), woken, "before {piece:?}");
+    }
+    // It is awake.
+    let mut pieces = Pieces::of(payload(vec![full(), short()]));
+    let first = pieces.next(&events).await.expect("a piece").expect("whole");
+    let sent = send(&events, BodyEvent::Chunk(first)).await;
+    assert!(sent.is_ok() && pieces.next(&events).await.is_some());
+    assert!(matches!(heard.try_recv(), Ok(BodyEvent::Chunk(_))));
+    assert!(heard.try_recv().is_err());
+}
+
+#[actix_web::test]
 async fn a_whole_body_passes_a_channel_of_one() {
     let (sender, receiver) = mpsc::channel(1);
     let feeding = feed_raw(payload(two_chunks()), None, sender);

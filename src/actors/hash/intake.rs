@@ -54,6 +54,7 @@ impl Intake {
         let mut open = None;
         loop {
             match events.next(open.as_mut()).await? {
+                BodyEvent::Soon => {}
                 BodyEvent::FileStarted { filename } => {
                     let file = OpenFile::new(self, filename, &request);
                     if open.replace(file).is_some() {
