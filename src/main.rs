@@ -21,3 +21,17 @@ fn main() -> ExitCode {
     }
     hapax::cli::run(std::env::args_os())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An update of the allocator that numbers its options anew shows here: no other has this default.
+    #[test]
+    fn the_option_is_the_purge_delay() {
+        #[expect(unsafe_code, reason = "a call of C that reads a number")]
+        // SAFETY: any thread may read any option at any time.
+        let millis = unsafe { libmimalloc_sys::mi_option_get(PURGE_DELAY) };
+        assert_eq!(millis, 1000);
+    }
+}
