@@ -208,9 +208,7 @@ pub fn form_events(
     let result = form::feed_form(payload, Box::new(parser), max_files, sender)
         .now_or_never()
         .expect("neither the pieces nor the channel make it wait");
-    let events = std::iter::from_fn(|| receiver.try_recv().ok())
-        .filter(|event| !matches!(event, BodyEvent::Soon))
-        .collect();
+    let events = std::iter::from_fn(|| receiver.try_recv().ok()).collect();
     let result = result.map_err(|error| match error {
         FeedError::Refused(problem) => problem.code,
         FeedError::NobodyListens => unreachable!("the receiver is alive"),

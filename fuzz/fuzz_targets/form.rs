@@ -43,6 +43,7 @@ fn hear(body: Vec<Bytes>) -> (Heard, Result<(), String>) {
                 heard.metadata.push(value);
             }
             BodyEvent::Complete => heard.complete = true,
+            BodyEvent::Soon => {}
         }
     }
     assert!(heard.files.len() <= MAX_FILES && heard.metadata.len() <= 1);
