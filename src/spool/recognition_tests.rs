@@ -305,3 +305,11 @@ async fn without_memory_for_a_step_the_body_is_written() {
     poor.assert_kept(&poor.original, "a").await;
     poor.assert_free().await;
 }
+
+/// Thousands of slow clients hold one of these each.
+#[test]
+fn a_body_that_waits_for_its_bytes_holds_little() {
+    let bench = Bench::with_budget(MIB);
+    let mut writer = bench.spool.writer(bench.expected(LENGTH, "a"));
+    assert!(size_of_val(&writer.write(Bytes::new())) <= 1400);
+}

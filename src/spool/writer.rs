@@ -133,7 +133,7 @@ impl SpoolWriter {
                 METRICS.recognised_bytes.inc_by(bytes);
                 return Ok((SpooledBody::Original(matching.into_body()), digest));
             }
-            Place::Original(matching) => matching.into_disk(&self.spool).await?,
+            Place::Original(matching) => Box::pin(matching.into_disk(&self.spool)).await?,
         };
         let body = SpooledBody::File {
             file: Arc::new(disk.finish(&self.spool).await?),
@@ -186,19 +186,19 @@ impl SpoolWriter {
                 return Ok(());
             }
             matching.push(&part)?;
-            return self.leave_original().await;
+            return Box::pin(self.leave_original()).await;
         }
-        match self.recognise(mark).await {
-            Some(matching) => self.place = Place::Original(Box::new(matching)),
-            None => self.keep(part).await?,
+        // What happens once, if at all, is no part of what each upload holds while it waits.
+        if self.marks.len() == 1
+            && let Some(matching) = Box::pin(self.recognise(mark)).await
+        {
+            self.place = Place::Original(Box::new(matching));
+            return Ok(());
         }
-        Ok(())
+        self.keep(part).await
     }
 
     async fn recognise(&self, mark: Mark) -> Option<Matching> {
-        if self.marks.len() > 1 {
-            return None;
-        }
         let (known, in_all) = (self.spool.known.as_ref()?, self.expected.in_all?);
         let (original, file) = known.recognise(&self.expected.scope, mark, in_all).await?;
         let hold = self.spool.shared.budget.try_hold_memory(STEP_BYTES)?;
