@@ -28,7 +28,8 @@ use crate::upload::{
 /// Pieces of a body between the socket and the hasher: the only bytes of an upload that no budget
 /// counts, so few.
 const BODY_CHANNEL: usize = 3;
-/// The same of a body that is expected to go to disk: its pieces are large, and each keeps a buffer.
+/// The same of a body that is expected to go to disk: its pieces are large, and each keeps a buffer. Room
+/// for one, and for the [`BodyEvent::Soon`] that goes before it.
 const LARGE_BODY_CHANNEL: usize = 2;
 /// How long a presigned URL works.
 const PRESIGNED_FOR: Duration = Duration::from_secs(5 * 60);

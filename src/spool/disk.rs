@@ -171,10 +171,7 @@ impl Worker {
         let slot = spool.worker_slot().await;
         let spool = spool.clone();
         *self = Self::Busy(spawn_blocking(move || {
-            let mut file = match file {
-                Some(file) => file,
-                None => spool.new_file()?,
-            };
+            let mut file = file.map_or_else(|| spool.new_file(), Ok)?;
             write(&mut file)?;
             drop(slot);
             Ok(file)

@@ -104,10 +104,7 @@ impl Matching {
             let (spool, source) = (spool.clone(), Arc::clone(&self.file));
             let copying = spawn_blocking(move || {
                 let (file, mut hasher) = copied;
-                let mut file = match file {
-                    Some(file) => file,
-                    None => spool.new_file()?,
-                };
+                let mut file = file.map_or_else(|| spool.new_file(), Ok)?;
                 copy_hashed(&source, part, &mut file, &mut hasher)?;
                 drop(slot);
                 io::Result::Ok((Some(file), hasher))

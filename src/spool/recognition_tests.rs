@@ -89,6 +89,25 @@ impl Bench {
         feed(writer, bytes, piece).await
     }
 
+    /// An upload of the original after two steps, and what is left to send.
+    async fn begin_upload(&self) -> (SpoolWriter, &[u8]) {
+        let mut writer = self.spool.writer(self.expected(LENGTH, "a"));
+        let (first, rest) = self.original.split_at(2 * STEP_BYTES);
+        let written = writer.write(Bytes::copy_from_slice(first)).await;
+        written.expect("taken");
+        (writer, rest)
+    }
+
+    /// What a store would write of a body that was recognised.
+    fn write_elsewhere(&self, body: &SpooledBody) -> io::Result<Vec<u8>> {
+        let SpooledBody::Original(recognised) = body else {
+            panic!("{body:?} was kept")
+        };
+        let target = self.folder.path().join("another");
+        recognised.write_to(File::create_new(&target)?)?;
+        std::fs::read(target)
+    }
+
     async fn assert_kept(&self, bytes: &[u8], scope: &str) {
         let (body, digest) = self.upload(bytes, 100_000, scope).await.expect("spooled");
         assert!(matches!(body, SpooledBody::File { .. }), "{body:?}");
@@ -161,23 +180,13 @@ async fn an_original_that_comes_again_is_not_written() {
 #[tokio::test]
 async fn an_original_that_is_deleted_meanwhile_still_has_its_bytes() {
     let bench = Bench::new().await;
-    let mut writer = bench.spool.writer(bench.expected(LENGTH, "a"));
-    let (first, rest) = bench.original.split_at(2 * STEP_BYTES);
-    writer
-        .write(Bytes::copy_from_slice(first))
-        .await
-        .expect("taken");
+    let (writer, rest) = bench.begin_upload().await;
     std::fs::remove_file(bench.path()).expect("removed");
     let (body, digest) = feed(writer, rest, 100_000).await.expect("taken");
     assert_holds(&body, digest, &bench.original);
 
-    let SpooledBody::Original(recognised) = &body else {
-        panic!("{body:?} was kept")
-    };
-    let target = bench.folder.path().join("another");
-    let file = File::create_new(&target).expect("created");
-    recognised.write_to(file).expect("written");
-    assert!(std::fs::read(&target).expect("readable") == bench.original);
+    let written = bench.write_elsewhere(&body).expect("written");
+    assert!(written == bench.original);
     // Gone, so nobody is recognised by it any more.
     bench.assert_kept(&bench.original, "a").await;
 }
@@ -262,12 +271,7 @@ async fn broken_bytes_are_taken_from_no_file() {
             .write_all_at(&[byte], 9)
             .expect("written");
     };
-    let mut writer = bench.spool.writer(bench.expected(LENGTH, "a"));
-    let (first, rest) = bench.original.split_at(2 * STEP_BYTES);
-    writer
-        .write(Bytes::copy_from_slice(first))
-        .await
-        .expect("taken");
+    let (writer, rest) = bench.begin_upload().await;
     let (whole, _) = bench
         .upload(&bench.original, 9999, "a")
         .await
@@ -280,12 +284,7 @@ async fn broken_bytes_are_taken_from_no_file() {
     let error = feed(writer, &another, 100_000).await.expect_err("broken");
     assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
     // One that must be stored again.
-    let SpooledBody::Original(recognised) = &whole else {
-        panic!("{whole:?} was kept")
-    };
-    let target = bench.folder.path().join("another");
-    let file = File::create_new(&target).expect("created");
-    let error = recognised.write_to(file).expect_err("broken");
+    let error = bench.write_elsewhere(&whole).expect_err("broken");
     assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
 
     bench.assert_kept(&bench.original, "a").await;

@@ -279,6 +279,33 @@ mod tests {
         store.delete(&keys[..1]).await.expect("answered");
         assert!(!path_of(&dir, &keys[0]).exists());
         assert!(path_of(&dir, &keys[1]).exists());
+        store.delete(&keys[1..]).await.expect("answered");
+        assert!(!path_of(&dir, &keys[1]).exists());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn puts_and_deletes_of_one_digest_do_not_trip_over_each_other() {
+        let (_dir, store) = store();
+        let digest = digest_of(b"contended");
+        let rounds = (0..8).map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                for _ in 0..25 {
+                    let key = key(&store, b"contended");
+                    let body = testing::memory_body(b"contended");
+                    store.put(&key, &body, &digest).await.expect("put");
+                    let deleted = store.delete(&[key]).await.expect("answered");
+                    deleted
+                        .into_iter()
+                        .collect::<Result<(), _>>()
+                        .expect("deleted");
+                }
+            })
+        });
+        for round in futures::future::join_all(rounds).await {
+            round.expect("no panic");
+        }
+        assert!(store.list(None).await.expect("listed").blobs.is_empty());
     }
 
     #[tokio::test]
