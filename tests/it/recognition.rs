@@ -10,6 +10,7 @@ cases! {
         what_only_begins_like_an_original_is_stored,
         an_original_that_goes_while_it_is_recognised_is_stored_again,
         a_lost_object_is_healed,
+        an_object_that_was_broken_before_it_was_known_is_healed_by_the_second_upload,
     ],
 }
 
@@ -119,4 +120,33 @@ async fn a_lost_object_is_healed(ctx: &mut Context) {
     assert_eq!(reply.header("x-dedup").as_deref(), Some("repaired"));
     assert!(api.content(&ids[0]).await.expect(200).body == bytes);
     is_known(&api, &bytes).await;
+}
+
+/// A process that learns of a file takes it to be sound. When the bytes are needed, it sees that it is not.
+async fn an_object_that_was_broken_before_it_was_known_is_healed_by_the_second_upload(
+    ctx: &mut Context,
+) {
+    let api = ctx.start().await;
+    let bytes = distinct_bytes(LENGTH);
+    api.upload(bytes.clone()).await.expect(201);
+    ctx.server().stop().await;
+    let outside = ctx.outside().await;
+    let key = outside.originals().await.remove(0).s3_key;
+    let mut broken = bytes.clone();
+    broken[LENGTH / 2] ^= 1;
+    outside.plant_object(&key, &broken).await;
+
+    let api = ctx.start().await;
+    let ids = is_known(&api, &bytes).await;
+    let repair = ["verify", "--deep", "--repair"];
+    ctx.hapax_beside(&repair).await.exits_with(1);
+    let refused = api.upload(bytes.clone()).await;
+    assert!(refused.header("retry-after").is_some());
+    refused.problem(503, "unavailable");
+    let healed = api.upload(bytes.clone()).await.expect(201);
+    assert_eq!(healed.header("x-dedup").as_deref(), Some("repaired"));
+    for id in ids {
+        assert!(api.content(&id).await.expect(200).body == bytes);
+    }
+    ctx.spool_is_empty().await;
 }
