@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use entity::{ContentDigest, ImageId};
+use futures::FutureExt;
 use tokio::sync::mpsc;
 
 use crate::actors::dedup::ImageIds;
@@ -152,11 +153,11 @@ impl Service {
         let (events, body) = mpsc::channel(pieces);
         let answer = self.hashers.nearest().send(HashUpload { request, body });
         let tether = (!enforced(Rule::WorkOutlivesClient)).then(|| events.clone());
-        (events, async move {
-            let answer = answer.await;
+        let answer = answer.map(move |answer| {
             drop(tether);
             answer.unwrap_or_else(|_| Err(LedgerError::stopping().into()))
-        })
+        });
+        (events, answer)
     }
 
     /// Takes a new reference to content of which the tenant has a live image.

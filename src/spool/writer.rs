@@ -22,6 +22,9 @@ use crate::metrics::METRICS;
 const INLINE_HASH_BYTES: usize = 128 * 1024;
 
 /// A body while it comes in: hashed and kept at once. Dropping it frees all it holds.
+///
+/// What happens once in a body's life, if at all, is boxed: it is no part of what each upload holds while it
+/// waits for its client.
 #[derive(Debug)]
 pub struct SpoolWriter {
     spool: Spool,
@@ -162,7 +165,7 @@ impl SpoolWriter {
                 chunks.push(part);
                 return Ok(());
             }
-            self.spill().await?;
+            Box::pin(self.spill()).await?;
         }
         match &mut self.place {
             Place::Disk(disk) => disk.write(&self.spool, &part).await,
@@ -188,7 +191,6 @@ impl SpoolWriter {
             matching.push(&part)?;
             return Box::pin(self.leave_original()).await;
         }
-        // What happens once, if at all, is no part of what each upload holds while it waits.
         if self.marks.len() == 1
             && let Some(matching) = Box::pin(self.recognise(mark)).await
         {

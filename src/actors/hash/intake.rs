@@ -66,7 +66,10 @@ impl Intake {
                     None => return Err(out_of_order("bytes came outside of a file")),
                 },
                 BodyEvent::FileEnded => match open.take() {
-                    Some(file) => files.push(file.finish(&self.config, &request).await?),
+                    // What happens once a file is no part of what each upload holds while it waits.
+                    Some(file) => {
+                        files.push(Box::pin(file.finish(&self.config, &request)).await?);
+                    }
                     None => return Err(out_of_order("a file ended that had not begun")),
                 },
                 BodyEvent::Metadata(value) => metadata = Some(value),
