@@ -24,6 +24,7 @@ mod stats;
 mod store_meta;
 #[cfg(test)]
 pub(crate) mod testing;
+mod text;
 pub mod usage;
 pub mod usage_check;
 pub mod verify;

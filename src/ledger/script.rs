@@ -4,9 +4,7 @@
 //! in this process, behind a thread of its driver. So what a transaction writes is one round trip: on SQLite
 //! one text, on PostgreSQL one statement with the writes as its common table expressions.
 
-use sea_orm::sea_query::extension::postgres::PgFunc;
-use sea_orm::sea_query::{ArrayType, Expr, ExprTrait};
-use sea_orm::{ColumnTrait, ConnectionTrait, DbBackend, DbErr, Statement, Value, Values};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement, Values};
 
 use super::LedgerError;
 use crate::seams::{Rule, enforced};
@@ -170,132 +168,10 @@ pub(super) fn parts(whole: &Statement) -> Vec<Statement> {
         .collect()
 }
 
-/// A statement written by hand: its text with the values where they belong.
-#[derive(Debug)]
-pub(super) struct Text {
-    backend: DbBackend,
-    sql: String,
-    values: Vec<Value>,
-}
-
-impl Text {
-    pub(super) fn new(backend: DbBackend, sql: &str) -> Self {
-        Self {
-            backend,
-            sql: sql.to_owned(),
-            values: Vec::new(),
-        }
-    }
-
-    pub(super) fn push(&mut self, sql: &str) -> &mut Self {
-        self.sql.push_str(sql);
-        self
-    }
-
-    pub(super) fn bind(&mut self, value: impl Into<Value>) -> &mut Self {
-        self.values.push(value.into());
-        match self.backend {
-            DbBackend::Postgres => self.sql.push_str(&format!("${}", self.values.len())),
-            // By position: so that statements can be joined.
-            _ => self.sql.push('?'),
-        }
-        self
-    }
-
-    /// Rows as a table of this name, whose columns are `column1` and so on. No value of theirs is NULL.
-    ///
-    /// PostgreSQL takes each column as one array, so that lists of all lengths are one text.
-    pub(super) fn table<const N: usize>(
-        &mut self,
-        name: &str,
-        rows: impl IntoIterator<Item = [Value; N]>,
-    ) -> &mut Self {
-        if self.backend != DbBackend::Postgres {
-            self.push("(VALUES ");
-            return self.rows(padded(rows)).push(&format!(") AS {name}"));
-        }
-        let mut columns: [Vec<Value>; N] = std::array::from_fn(|_| Vec::new());
-        for row in rows {
-            for (column, value) in columns.iter_mut().zip(row) {
-                column.push(value);
-            }
-        }
-        let names: Vec<String> = (1..=N).map(|number| format!("column{number}")).collect();
-        for (index, column) in columns.into_iter().enumerate() {
-            self.push(if index == 0 { "unnest(" } else { ", " });
-            self.bind(array(column));
-        }
-        self.push(&format!(") AS {name} ({})", names.join(", ")))
-    }
-
-    /// `(…), (…)`: what follows `VALUES`.
-    pub(super) fn rows<const N: usize>(
-        &mut self,
-        rows: impl IntoIterator<Item = [Value; N]>,
-    ) -> &mut Self {
-        for (index, row) in rows.into_iter().enumerate() {
-            self.push(if index == 0 { "(" } else { ", (" });
-            for (index, value) in row.into_iter().enumerate() {
-                if index > 0 {
-                    self.push(", ");
-                }
-                self.bind(value);
-            }
-            self.push(")");
-        }
-        self
-    }
-
-    pub(super) fn finish(self) -> Statement {
-        Statement::from_sql_and_values(self.backend, self.sql, self.values)
-    }
-}
-
-/// Whether a column has one of these values.
-pub(super) fn is_one_of<T: Into<Value> + Clone>(
-    backend: DbBackend,
-    column: impl ColumnTrait,
-    values: impl IntoIterator<Item = T>,
-) -> Expr {
-    match backend {
-        DbBackend::Postgres => {
-            let values = values.into_iter().map(Into::into).collect();
-            column.into_expr().eq(PgFunc::any(Expr::val(array(values))))
-        }
-        _ => column.is_in(padded(values)),
-    }
-}
-
-/// Values of one type, as PostgreSQL's array of them.
-fn array(values: Vec<Value>) -> Value {
-    let of = values.first().map_or(ArrayType::Uuid, Value::array_type);
-    Value::Array(of, Some(Box::new(values)))
-}
-
-/// A list of values or rows with its last one repeated until their number is a power of two: a database
-/// keeps the plan of a statement by its text, and so a handful of texts serves every batch. Only where one
-/// more of the same changes nothing.
-pub(super) fn padded<T: Clone>(values: impl IntoIterator<Item = T>) -> Vec<T> {
-    let mut values: Vec<T> = values.into_iter().collect();
-    let length = values.len().next_power_of_two();
-    if let Some(last) = values.last().cloned() {
-        values.resize(length, last);
-    }
-    values
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lists_are_padded_with_what_is_in_them() {
-        assert_eq!(padded([7; 0]), [0; 0]);
-        assert_eq!(padded([1]), [1]);
-        assert_eq!(padded([1, 2, 3]), [1, 2, 3, 3]);
-        assert_eq!(padded(0..128).len(), 128);
-        assert_eq!(padded(0..129).len(), 256);
-    }
+    use crate::ledger::text::Text;
 
     fn text(backend: DbBackend) -> Statement {
         let mut text = Text::new(backend, "UPDATE t SET a = ");
@@ -303,16 +179,6 @@ mod tests {
         text.rows([[1.into(), "x".into()], [2.into(), "y".into()]]);
         text.push(") AS v");
         text.finish()
-    }
-
-    #[test]
-    fn values_stand_where_they_belong() {
-        let postgres = text(DbBackend::Postgres);
-        assert_eq!(
-            postgres.sql,
-            "UPDATE t SET a = $1 FROM (VALUES ($2, $3), ($4, $5)) AS v"
-        );
-        assert_eq!(postgres.values.map(|values| values.0.len()), Some(5));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::ops::{AddAssign, Sub};
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement};
 
-use super::script::Text;
+use super::text::Text;
 
 /// More than the transactions that usually run at the same time; a sum over this many rows is free.
 const POSTGRES_SLOTS: u32 = 16;

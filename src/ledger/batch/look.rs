@@ -16,7 +16,7 @@ use sea_orm::{
 use super::plan::Plan;
 use super::{Operation, Outcome, Run};
 use crate::ledger::literal::state_is;
-use crate::ledger::script::{Text, is_one_of, padded};
+use crate::ledger::text::{Text, is_one_of, padded};
 use crate::ledger::{LedgerError, clock};
 #[cfg(feature = "seams")]
 use crate::seams::broken;

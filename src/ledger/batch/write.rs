@@ -10,7 +10,8 @@ use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryTrait, Value};
 
 use super::plan::{Heal, Plan};
 use crate::ledger::literal::{found_in_state, found_live, state_is};
-use crate::ledger::script::{Script, Text, is_one_of, padded};
+use crate::ledger::script::Script;
+use crate::ledger::text::{Text, is_one_of, padded};
 use crate::ledger::{clock, pending};
 use crate::seams::{Rule, enforced};
 
@@ -82,24 +83,25 @@ fn promote(script: &mut Script, plan: &Plan) {
     let now = || clock::value(script.backend(), plan.now);
     let mut update = Text::new(
         script.backend(),
-        "UPDATE original_images SET
-            state = 'stored',
-            reference_count = promoted.column3,
-            zero_since = CASE WHEN promoted.column3 = 0 THEN ",
+        "UPDATE original_images SET state = 'stored', lease_token = NULL, lease_until = NULL",
     );
-    update.bind(now());
-    for column in ["stored_at", "updated_at", "put_deadline"] {
-        // The first one ends the expression before it.
-        let end = if column == "stored_at" { " END" } else { "" };
-        update.push(&format!("{end}, {column} = ")).bind(now());
-    }
-    update.push(", lease_token = NULL, lease_until = NULL FROM ");
-    let promoted = plan.promote.iter().map(|(id, token)| {
+    let given = update.give(plan.promote.iter().map(|(id, token)| {
         let count = plan.deltas.get(id).copied().unwrap_or_default();
-        [(*id).into(), (*token).into(), count.into()]
-    });
-    update.table("promoted", promoted);
-    update.push(" WHERE id = promoted.column1 AND lease_token = promoted.column2");
+        (*id, [(*token).into(), count.into()])
+    }));
+    let (token, count) = (given.value(0), given.value(1));
+    update
+        .push(&format!(
+            ", reference_count = {count}, zero_since = CASE WHEN {count} = 0 THEN "
+        ))
+        .bind(now())
+        .push(" END");
+    for column in ["stored_at", "updated_at", "put_deadline"] {
+        update.push(&format!(", {column} = ")).bind(now());
+    }
+    update
+        .of_given(given)
+        .push(&format!(" AND lease_token = {token}"));
     if enforced(Rule::RowDecides) {
         update.push(&format!(" AND {}", found_in_state(OriginalState::Pending)));
     }
@@ -146,33 +148,31 @@ fn exchange_keys(script: &mut Script, plan: &Plan, heal: &Heal) {
 /// One UPDATE for the counts of all rows that were stored before, relative to what is there.
 fn change_counts(script: &mut Script, plan: &Plan) {
     let promoted: HashSet<OriginalId> = plan.promote.iter().map(|(id, _)| *id).collect();
-    let changes: Vec<(OriginalId, i64)> = plan
+    let changes: Vec<(OriginalId, [Value; 1])> = plan
         .deltas
         .iter()
         .filter(|(id, _)| !promoted.contains(id))
-        .map(|(id, delta)| (*id, *delta))
+        .map(|(id, delta)| (*id, [(*delta).into()]))
         .collect();
     if changes.is_empty() {
         return;
     }
+    let planned = changes.len();
     let now = || clock::value(script.backend(), plan.now);
-    let mut update = Text::new(
-        script.backend(),
-        "UPDATE original_images SET
-            reference_count = reference_count + change.column2,
-            zero_since = CASE WHEN reference_count + change.column2 = 0 THEN ",
-    );
-    update.bind(now()).push(" END, updated_at = ").bind(now());
-    update.push(" FROM ");
-    let rows = changes
-        .iter()
-        .map(|(id, delta)| [(*id).into(), (*delta).into()]);
-    update.table("change", rows);
-    update.push(&format!(
-        " WHERE id = change.column1 AND {}",
-        found_in_state(OriginalState::Stored)
-    ));
-    script.add(update.finish(), changes.len());
+    let mut update = Text::new(script.backend(), "UPDATE original_images SET ");
+    let given = update.give(changes);
+    let count = format!("reference_count + {}", given.value(0));
+    update
+        .push(&format!(
+            "reference_count = {count}, zero_since = CASE WHEN {count} = 0 THEN "
+        ))
+        .bind(now())
+        .push(" END, updated_at = ")
+        .bind(now());
+    update
+        .of_given(given)
+        .push(&format!(" AND {}", found_in_state(OriginalState::Stored)));
+    script.add(update.finish(), planned);
 }
 
 fn insert_images(script: &mut Script, plan: &Plan) {
