@@ -49,16 +49,10 @@ impl Text {
             self.push("(VALUES ");
             return self.rows(padded(rows)).push(&format!(") AS {name}"));
         }
-        let mut columns: [Vec<Value>; N] = std::array::from_fn(|_| Vec::new());
-        for row in rows {
-            for (column, value) in columns.iter_mut().zip(row) {
-                column.push(value);
-            }
-        }
         let names: Vec<String> = (1..=N).map(|number| format!("column{number}")).collect();
-        for (index, column) in columns.into_iter().enumerate() {
+        for (index, column) in columns(rows).into_iter().enumerate() {
             self.push(if index == 0 { "unnest(" } else { ", " });
-            self.bind(array(column));
+            self.bind(column);
         }
         self.push(&format!(") AS {name} ({})", names.join(", ")))
     }
@@ -92,16 +86,10 @@ impl Text {
             return Given::Table(rows);
         }
         let ids_at = self.values.len() + 1;
-        let mut columns: [Vec<Value>; N] = std::array::from_fn(|_| Vec::new());
-        let mut ids = Vec::new();
-        for (id, row) in rows {
-            ids.push(id.into());
-            for (column, value) in columns.iter_mut().zip(row) {
-                column.push(value);
-            }
-        }
-        self.values.push(array(ids));
-        self.values.extend(columns.map(array));
+        let (ids, rows): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
+        self.values
+            .extend(columns(ids.into_iter().map(|id| [id.into()])));
+        self.values.extend(columns(rows));
         Given::Arrays { ids_at }
     }
 
@@ -164,6 +152,17 @@ pub(super) fn is_one_of<T: Into<Value> + Clone>(
         }
         _ => column.is_in(padded(values)),
     }
+}
+
+/// Rows as PostgreSQL's arrays, one for each column.
+fn columns<const N: usize>(rows: impl IntoIterator<Item = [Value; N]>) -> [Value; N] {
+    let mut columns: [Vec<Value>; N] = std::array::from_fn(|_| Vec::new());
+    for row in rows {
+        for (column, value) in columns.iter_mut().zip(row) {
+            column.push(value);
+        }
+    }
+    columns.map(array)
 }
 
 /// Values of one type, as PostgreSQL's array of them.
