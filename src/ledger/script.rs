@@ -171,15 +171,7 @@ pub(super) fn parts(whole: &Statement) -> Vec<Statement> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::text::Text;
-
-    fn text(backend: DbBackend) -> Statement {
-        let mut text = Text::new(backend, "UPDATE t SET a = ");
-        text.bind(7).push(" FROM (VALUES ");
-        text.rows([[1.into(), "x".into()], [2.into(), "y".into()]]);
-        text.push(") AS v");
-        text.finish()
-    }
+    use crate::ledger::text::tests::text;
 
     #[test]
     fn writes_at_once_have_numbers_of_their_own() {

@@ -184,7 +184,7 @@ pub(super) fn padded<T: Clone>(values: impl IntoIterator<Item = T>) -> Vec<T> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use sea_orm::prelude::Uuid;
 
     use super::*;
@@ -198,7 +198,8 @@ mod tests {
         assert_eq!(padded(0..129).len(), 256);
     }
 
-    fn text(backend: DbBackend) -> Statement {
+    /// Two rows and a value.
+    pub(in crate::ledger) fn text(backend: DbBackend) -> Statement {
         let mut text = Text::new(backend, "UPDATE t SET a = ");
         text.bind(7).push(" FROM (VALUES ");
         text.rows([[1.into(), "x".into()], [2.into(), "y".into()]]);
