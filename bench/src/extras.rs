@@ -235,6 +235,12 @@ async fn sample_beside<T>(
     }
 }
 
+/// How long a load goes on until its memory is looked at again, how often at the most, and how little it grows
+/// once its caches are full.
+const CACHE_STRETCH: Until = Until::Time(Duration::from_secs(4));
+const MAX_STRETCHES: usize = 20;
+const FULL_CACHE_GROWS_MIB: f64 = 1.0;
+
 async fn slow_clients(surroundings: &Surroundings, scale: Scale) -> Result<SlowClients> {
     let mut hapax = surroundings
         .start(Contender::Hapax, Backend::SqliteLocal)
@@ -242,9 +248,17 @@ async fn slow_clients(surroundings: &Surroundings, scale: Scale) -> Result<SlowC
     hapax.connect(32, Traffic::Duplicate, 100 * 1024).await?;
     let until = Until::Time(Duration::from_secs_f64(scale.seconds * 2.0));
     load::prepare(&mut hapax.clients, until).await?;
-    load::drive(&mut hapax.clients, until).await;
     let memory = |of: &Started| Ok::<_, anyhow::Error>(of.process.memory()? as f64 / MIB);
-    let memory_before_mib = memory(&hapax)?;
+    // SQLite's cache fills with the database, whoever else is connected: until it is full.
+    let mut memory_before_mib = memory(&hapax)?;
+    for _ in 0..if scale.smoke { 1 } else { MAX_STRETCHES } {
+        load::drive(&mut hapax.clients, CACHE_STRETCH).await;
+        let grown = memory(&hapax)? - memory_before_mib;
+        memory_before_mib += grown;
+        if grown < FULL_CACHE_GROWS_MIB {
+            break;
+        }
+    }
     let (mut before, mut beside, mut lost) = (Vec::new(), Vec::new(), Vec::new());
     let mut more_mib = Vec::new();
     for _ in 0..scale.rounds {
