@@ -21,6 +21,11 @@ const MIB: f64 = 1024.0 * 1024.0;
 const SLOW_CLIENTS: usize = 2000;
 /// Until what changed shows in the load.
 const SETTLE: Until = Until::Time(Duration::from_secs(1));
+/// Before slow clients come: how long a load goes on until the memory is looked at again, how often at the most,
+/// and how little it grows, twice in succession, once the caches are full.
+const CACHE_STRETCH: Duration = Duration::from_secs(4);
+const MAX_STRETCHES: usize = 30;
+const FULL_CACHE_GROWS_MIB: f64 = 1.0;
 /// Bodies in flight at once while the memory is looked at, and how long each is.
 const LARGE_BODIES: u64 = 64;
 const LARGE_BYTES: u64 = 256 * 1024 * 1024;
@@ -235,12 +240,6 @@ async fn sample_beside<T>(
     }
 }
 
-/// How long a load goes on until its memory is looked at again, how often at the most, and how little it grows
-/// once its caches are full.
-const CACHE_STRETCH: Until = Until::Time(Duration::from_secs(4));
-const MAX_STRETCHES: usize = 20;
-const FULL_CACHE_GROWS_MIB: f64 = 1.0;
-
 async fn slow_clients(surroundings: &Surroundings, scale: Scale) -> Result<SlowClients> {
     let mut hapax = surroundings
         .start(Contender::Hapax, Backend::SqliteLocal)
@@ -248,17 +247,11 @@ async fn slow_clients(surroundings: &Surroundings, scale: Scale) -> Result<SlowC
     hapax.connect(32, Traffic::Duplicate, 100 * 1024).await?;
     let until = Until::Time(Duration::from_secs_f64(scale.seconds * 2.0));
     load::prepare(&mut hapax.clients, until).await?;
-    let memory = |of: &Started| Ok::<_, anyhow::Error>(of.process.memory()? as f64 / MIB);
-    // SQLite's cache fills with the database, whoever else is connected: until it is full.
-    let mut memory_before_mib = memory(&hapax)?;
-    for _ in 0..if scale.smoke { 1 } else { MAX_STRETCHES } {
-        load::drive(&mut hapax.clients, CACHE_STRETCH).await;
-        let grown = memory(&hapax)? - memory_before_mib;
-        memory_before_mib += grown;
-        if grown < FULL_CACHE_GROWS_MIB {
-            break;
-        }
+    load::drive(&mut hapax.clients, until).await;
+    if !scale.smoke {
+        fill_caches(&mut hapax).await?;
     }
+    let memory_before_mib = memory(&hapax)?;
     let (mut before, mut beside, mut lost) = (Vec::new(), Vec::new(), Vec::new());
     let mut more_mib = Vec::new();
     for _ in 0..scale.rounds {
@@ -284,6 +277,29 @@ async fn slow_clients(surroundings: &Surroundings, scale: Scale) -> Result<SlowC
         memory_before_mib,
         more_mib: spread(more_mib)?,
     })
+}
+
+/// SQLite's cache fills with the database, whoever else is connected: a load until it is full.
+async fn fill_caches(hapax: &mut Started) -> Result<()> {
+    let (mut most, mut flat) = (memory(hapax)?, 0);
+    for _ in 0..MAX_STRETCHES {
+        load::drive(&mut hapax.clients, Until::Time(CACHE_STRETCH)).await;
+        let now = memory(hapax)?;
+        flat = match now - most < FULL_CACHE_GROWS_MIB {
+            true => flat + 1,
+            false => 0,
+        };
+        most = most.max(now);
+        if flat == 2 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// What a server has in memory, in MiB.
+fn memory(of: &Started) -> Result<f64> {
+    Ok(of.process.memory()? as f64 / MIB)
 }
 
 /// Begins uploads that will take a day.

@@ -1,5 +1,7 @@
 //! Statements written by hand, and lists in them.
 
+use std::iter;
+
 use entity::OriginalId;
 use sea_orm::sea_query::extension::postgres::PgFunc;
 use sea_orm::sea_query::{ArrayType, Expr, ExprTrait};
@@ -58,9 +60,9 @@ impl Text {
     }
 
     /// `(…), (…)`: what follows `VALUES`.
-    pub(super) fn rows<const N: usize>(
+    pub(super) fn rows<R: IntoIterator<Item = Value>>(
         &mut self,
-        rows: impl IntoIterator<Item = [Value; N]>,
+        rows: impl IntoIterator<Item = R>,
     ) -> &mut Self {
         for (index, row) in rows.into_iter().enumerate() {
             self.push(if index == 0 { "(" } else { ", (" });
@@ -81,10 +83,10 @@ impl Text {
         rows: impl IntoIterator<Item = (OriginalId, [Value; N])>,
     ) -> Given<N> {
         let mut rows: Vec<_> = rows.into_iter().collect();
-        rows.sort_unstable_by_key(|(id, _)| *id);
         if self.backend != DbBackend::Postgres {
             return Given::Table(rows);
         }
+        rows.sort_unstable_by_key(|(id, _)| *id);
         let ids_at = self.values.len() + 1;
         let (ids, rows): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
         self.values
@@ -98,15 +100,10 @@ impl Text {
         match given {
             Given::Arrays { ids_at } => self.push(&format!(" WHERE id = ANY(${ids_at})")),
             Given::Table(rows) => {
-                self.push(" FROM (VALUES ");
-                for (index, (id, row)) in padded(rows).into_iter().enumerate() {
-                    self.push(if index == 0 { "(" } else { ", (" }).bind(id);
-                    for value in row {
-                        self.push(", ").bind(value);
-                    }
-                    self.push(")");
-                }
-                self.push(") AS given WHERE id = given.column1")
+                let rows = padded(rows).into_iter();
+                self.push(" FROM (VALUES ")
+                    .rows(rows.map(|(id, row)| iter::once(id.into()).chain(row)))
+                    .push(") AS given WHERE id = given.column1")
             }
         }
     }

@@ -90,12 +90,7 @@ fn promote(script: &mut Script, plan: &Plan) {
         (*id, [(*token).into(), count.into()])
     }));
     let (token, count) = (given.value(0), given.value(1));
-    update
-        .push(&format!(
-            ", reference_count = {count}, zero_since = CASE WHEN {count} = 0 THEN "
-        ))
-        .bind(now())
-        .push(" END");
+    set_count(update.push(", "), &count, now());
     for column in ["stored_at", "updated_at", "put_deadline"] {
         update.push(&format!(", {column} = ")).bind(now());
     }
@@ -106,6 +101,16 @@ fn promote(script: &mut Script, plan: &Plan) {
         update.push(&format!(" AND {}", found_in_state(OriginalState::Pending)));
     }
     script.add(update.finish(), plan.promote.len());
+}
+
+/// A count, an expression, and since when it is zero.
+fn set_count(update: &mut Text, count: &str, now: Value) {
+    update
+        .push(&format!(
+            "reference_count = {count}, zero_since = CASE WHEN {count} = 0 THEN "
+        ))
+        .bind(now)
+        .push(" END");
 }
 
 /// Gives a damaged row the object of a pending row, and the pending row the damaged object to
@@ -162,14 +167,10 @@ fn change_counts(script: &mut Script, plan: &Plan) {
     let mut update = Text::new(script.backend(), "UPDATE original_images SET ");
     let given = update.give(changes);
     let count = format!("reference_count + {}", given.value(0));
+    set_count(&mut update, &count, now());
     update
-        .push(&format!(
-            "reference_count = {count}, zero_since = CASE WHEN {count} = 0 THEN "
-        ))
+        .push(", updated_at = ")
         .bind(now())
-        .push(" END, updated_at = ")
-        .bind(now());
-    update
         .of_given(given)
         .push(&format!(" AND {}", found_in_state(OriginalState::Stored)));
     script.add(update.finish(), planned);
