@@ -8,7 +8,7 @@
 //! over exactly the bytes that were spooled. It runs in a task of its own: from the end of the body on no
 //! disconnect ends it (rule R13), before that the disconnect ends it and frees all it held. A
 //! slow client holds no memory that another upload needs to go on. No slice of work on the actor's thread
-//! is longer than about half a millisecond; only the disk is waited for on the blocking pool.
+//! is longer than about half a millisecond; what takes longer, the blocking pool does.
 
 mod intake;
 mod pool;

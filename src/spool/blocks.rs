@@ -62,7 +62,12 @@ impl AlignedBuffer {
     }
 
     pub(crate) fn clear(&mut self) {
-        self.memory.truncate(self.start);
+        self.truncate(0);
+    }
+
+    /// Forgets all but the first `count` bytes.
+    pub(crate) fn truncate(&mut self, count: usize) {
+        self.memory.truncate(self.start.saturating_add(count));
     }
 
     /// Takes `count` bytes of a file, for which there must be room.

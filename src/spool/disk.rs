@@ -4,8 +4,8 @@ use std::io;
 
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::blocks::{AlignedBuffer, Appender, BLOCK_BYTES};
-use super::budget::Hold;
+use super::blocks::{Appender, BLOCK_BYTES};
+use super::gather::Gather;
 use super::{Spool, SpoolFile};
 
 /// The first gather of a body on disk, and of one whose client was silent: all of it is taken from the
@@ -26,13 +26,6 @@ pub(super) struct OnDisk {
     /// The size of the next gather: it grows as long as they are filled.
     next_bytes: usize,
     worker: Worker,
-}
-
-/// Bytes on their way to the disk, and the permits for all that may be in it. The bytes go first.
-#[derive(Debug)]
-struct Gather {
-    buffer: AlignedBuffer,
-    _hold: Hold,
 }
 
 /// Who has the file: exactly one place at any time, so that no byte is written out of order.
@@ -81,11 +74,20 @@ impl OnDisk {
                 Some(gather) => gather,
                 None => self.begin(spool).await?,
             };
-            rest = gather.buffer.fill(rest);
-            if gather.buffer.is_full() {
+            rest = gather.fill(rest);
+            if gather.is_full() {
                 self.next_bytes = (2 * self.next_bytes).min(LONE_GATHER_BYTES);
                 self.flush(spool).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Takes bytes that are gathered already; after all that was taken before.
+    pub(super) async fn take(&mut self, spool: &Spool, gather: Gather) -> io::Result<()> {
+        self.flush(spool).await?;
+        if !gather.is_empty() {
+            self.gather = Some(gather);
         }
         Ok(())
     }
@@ -134,16 +136,13 @@ impl OnDisk {
                 budget.hold_in_flight(capacity).await
             }
         };
-        Ok(self.gather.insert(Gather {
-            buffer: AlignedBuffer::with_capacity(capacity),
-            _hold: hold,
-        }))
+        Ok(self.gather.insert(Gather::new(capacity, hold)))
     }
 
     async fn flush(&mut self, spool: &Spool) -> io::Result<()> {
         match self.gather.take() {
             Some(gather) => {
-                let write = move |file: &mut Appender| file.append(gather.buffer.bytes());
+                let write = move |file: &mut Appender| file.append(gather.bytes());
                 self.worker.start(spool, write).await
             }
             None => Ok(()),

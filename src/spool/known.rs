@@ -193,6 +193,15 @@ impl KnownOriginal {
         self.file.bytes
     }
 
+    pub(super) fn digest(&self) -> ContentDigest {
+        self.digest
+    }
+
+    /// The marks of its first steps.
+    pub(super) fn first_marks(&self, steps: usize) -> Vec<Mark> {
+        self.marks.iter().take(steps).copied().collect()
+    }
+
     /// Whether the original had this mark after so many steps and one more.
     pub(super) fn agrees(&self, steps: usize, mark: Mark) -> bool {
         self.marks.get(steps) == Some(&mark)

@@ -5,103 +5,264 @@ use std::sync::Arc;
 
 use entity::ContentDigest;
 use sha2::{Digest, Sha256};
-use tokio::task::spawn_blocking;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::{JoinHandle, spawn_blocking, yield_now};
 
-use super::blocks::{AlignedBuffer, Appender};
-use super::budget::Hold;
-use super::disk::OnDisk;
+use super::blocks::Appender;
+use super::gather::Gather;
 use super::known::{KnownOriginal, Mark, RecognisedBody, STEP_BYTES, copy_hashed};
 use super::writer::digest_of;
 use super::{Spool, SpoolFile};
 
 /// What is copied at a stretch where a body turns out to be another: about 10 ms.
 const COPY_BYTES: u64 = 64 * STEP_BYTES as u64;
+/// What is compared at a stretch by a thread of the blocking pool: about 0.6 ms.
+const AHEAD_BYTES: usize = 8 * STEP_BYTES;
 
 /// The steps that agreed are the original's first bytes, and are not kept; what came after them is.
+///
+/// A body is hashed where it is read, step by step. While few are on their way, a thread of the blocking
+/// pool does that for one of them, eight steps at a stretch, so that its next bytes are read meanwhile:
+/// nothing else would keep a second core busy.
 #[derive(Debug)]
 pub(super) struct Matching {
-    original: Arc<KnownOriginal>,
     file: Arc<SpoolFile>,
+    matched: Whereabouts,
+    /// What came last; full for no longer than a call.
+    gather: Gather,
+    ahead: Option<Ahead>,
+    /// What came before the gather, and is not the original's.
+    foreign: Option<Gather>,
+}
+
+/// Steps that agreed.
+#[derive(Debug, Clone)]
+struct Matched {
+    original: Arc<KnownOriginal>,
     steps: usize,
     /// The body's running hash after them.
     hasher: Sha256,
-    /// Less than a step.
-    tail: AlignedBuffer,
-    hold: Hold,
+}
+
+/// Who has them: exactly one place at any time.
+#[derive(Debug)]
+enum Whereabouts {
+    Here(Matched),
+    /// With the gather that is compared, and whether it agreed.
+    Away(JoinHandle<(Matched, Gather, bool)>),
+}
+
+/// What a body that is compared on another thread has besides.
+#[derive(Debug)]
+struct Ahead {
+    /// The gather that is not filled; `None` while it is compared.
+    spare: Option<Gather>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// What is left of a body that turned out to be another.
+#[derive(Debug)]
+pub(super) struct Parted {
+    /// A file with the steps that agreed.
+    pub(super) file: Appender,
+    /// The body's running hash after them.
+    pub(super) hasher: Sha256,
+    /// Their marks.
+    pub(super) marks: Vec<Mark>,
+    /// Whole steps that came next, of which nothing is known.
+    pub(super) next: Option<Gather>,
+    /// And what came last.
+    pub(super) last: Gather,
 }
 
 impl Matching {
-    /// Of a body whose first step agreed. `hold` is for the memory of one step.
+    /// Of a body whose first step agreed, with that step's hash; `None` where there is no memory for the
+    /// next one.
     pub(super) fn begin(
+        spool: &Spool,
         original: Arc<KnownOriginal>,
         file: SpoolFile,
         hasher: &Sha256,
-        hold: Hold,
-    ) -> Self {
-        Self {
-            original,
+    ) -> Option<Self> {
+        Some(Self {
             file: Arc::new(file),
-            steps: 1,
-            hasher: hasher.clone(),
-            tail: AlignedBuffer::with_capacity(STEP_BYTES),
-            hold,
-        }
+            matched: Whereabouts::Here(Matched {
+                original,
+                steps: 1,
+                hasher: hasher.clone(),
+            }),
+            gather: gather(spool, STEP_BYTES)?,
+            ahead: None,
+            foreign: None,
+        })
     }
 
-    /// Takes bytes up to the end of the step at the most.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self.tail.fill(bytes) {
-            [] => Ok(()),
-            _ => Err(io::Error::other("bytes beyond the end of a step")),
+    /// Takes bytes up to the end of the step at the most. Whether all may still be the original's.
+    pub(super) async fn take(&mut self, spool: &Spool, bytes: &[u8]) -> io::Result<bool> {
+        if !self.gather.fill(bytes).is_empty() {
+            return Err(io::Error::other("bytes beyond the end of a step"));
         }
-    }
-
-    /// The step is whole. Whether it is the original's: then its bytes are not kept.
-    pub(super) fn agrees(&mut self, mark: Mark, hasher: &Sha256) -> bool {
-        let agrees = self.original.agrees(self.steps, mark);
+        if !self.gather.is_full() {
+            return Ok(true);
+        }
+        if self.ahead.is_some() {
+            return self.compare_elsewhere().await;
+        }
+        let agrees = self.matched.here()?.compare(self.gather.bytes());
         if agrees {
-            self.steps += 1;
-            self.hasher = hasher.clone();
-            self.tail.clear();
+            self.gather.truncate(0);
+            self.go_ahead(spool);
         }
-        agrees
+        Ok(agrees)
     }
 
-    /// Whether a body that ended after so many bytes is the original.
-    pub(super) fn is_whole(&self, bytes: u64, digest: ContentDigest) -> bool {
-        self.original.is(bytes, digest)
+    /// Whether it holds more than the step that every body may.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.ahead.is_some()
     }
 
-    /// The whole body.
-    pub(super) fn into_body(self) -> RecognisedBody {
-        RecognisedBody {
-            original: self.original,
-            file: self.file,
-        }
-    }
-
-    /// It is something else: brings all that came to disk.
-    pub(super) async fn into_disk(self, spool: &Spool) -> io::Result<OnDisk> {
-        let file = self.copy_steps(spool).await?;
-        let mut disk = OnDisk::with_file(file);
-        let (tail, hold) = (self.tail, self.hold);
-        let write = move |file: &mut Appender| {
-            let written = file.append(tail.bytes());
-            drop((tail, hold));
-            written
+    /// The client is silent: gives back what it holds beyond one step. Whether all may still be the
+    /// original's, and there was memory for that step.
+    pub(super) async fn fall_back(&mut self, spool: &Spool) -> io::Result<bool> {
+        let Some(mut last) = gather(spool, STEP_BYTES) else {
+            return Ok(false);
         };
-        disk.write_by(spool, write).await?;
-        Ok(disk)
+        if !self.settle().await? {
+            return Ok(false);
+        }
+        let bytes = self.gather.bytes();
+        let whole = bytes.len() - bytes.len() % STEP_BYTES;
+        last.fill(&bytes[whole..]);
+        self.gather.truncate(whole);
+        self.compare_elsewhere().await?;
+        self.gather = last;
+        let agrees = self.settle().await?;
+        self.ahead = None;
+        Ok(agrees)
     }
 
-    /// A new file with the steps that agreed, as the original's file has them.
-    async fn copy_steps(&self, spool: &Spool) -> io::Result<Appender> {
+    /// Whether the body, of so many bytes, is the original.
+    pub(super) async fn is_whole(&mut self, bytes: u64) -> io::Result<bool> {
+        if !self.settle().await? {
+            return Ok(false);
+        }
+        let Matched {
+            original,
+            mut hasher,
+            ..
+        } = self.matched.here()?.clone();
+        if original.bytes() != bytes {
+            return Ok(false);
+        }
+        for step in self.gather.bytes().chunks(STEP_BYTES) {
+            hasher.update(step);
+            // Others have their turn.
+            yield_now().await;
+        }
+        Ok(original.is(bytes, digest_of(hasher)))
+    }
+
+    /// The whole body, and its digest.
+    pub(super) fn into_body(mut self) -> io::Result<(RecognisedBody, ContentDigest)> {
+        let original = Arc::clone(&self.matched.here()?.original);
+        let digest = original.digest();
+        let file = self.file;
+        Ok((RecognisedBody { original, file }, digest))
+    }
+
+    /// It is something else: brings what agreed to disk.
+    pub(super) async fn part(mut self, spool: &Spool) -> io::Result<Parted> {
+        self.settle().await?;
+        let matched = self.matched.here()?.clone();
+        let file = matched.copy(spool, &self.file).await?;
+        Ok(Parted {
+            file,
+            marks: matched.original.first_marks(matched.steps),
+            hasher: matched.hasher,
+            next: self.foreign,
+            last: self.gather,
+        })
+    }
+
+    /// Has the gather compared by the blocking pool, after the one before it, and goes on with the other.
+    async fn compare_elsewhere(&mut self) -> io::Result<bool> {
+        if !self.settle().await? {
+            return Ok(false);
+        }
+        let spare = self.ahead.as_mut().and_then(|ahead| ahead.spare.take());
+        let spare = spare.ok_or_else(|| io::Error::other("there is no other gather"))?;
+        let full = std::mem::replace(&mut self.gather, spare);
+        let mut matched = self.matched.here()?.clone();
+        self.matched = Whereabouts::Away(spawn_blocking(move || {
+            let agrees = matched.compare(full.bytes());
+            (matched, full, agrees)
+        }));
+        Ok(true)
+    }
+
+    /// Waits until nothing is compared. Whether all that was is the original's.
+    async fn settle(&mut self) -> io::Result<bool> {
+        if let Whereabouts::Away(comparing) = &mut self.matched {
+            let (matched, mut gather, agrees) = comparing.await.map_err(io::Error::other)?;
+            self.matched = Whereabouts::Here(matched);
+            if !agrees {
+                self.foreign = Some(gather);
+            } else if let Some(ahead) = &mut self.ahead {
+                gather.truncate(0);
+                ahead.spare = Some(gather);
+            }
+        }
+        Ok(self.foreign.is_none())
+    }
+
+    /// Goes on with longer stretches on another thread, if nobody else does so and there is memory.
+    fn go_ahead(&mut self, spool: &Spool) {
+        let comparers = Arc::clone(&spool.shared.comparers);
+        if let Ok(permit) = comparers.try_acquire_owned()
+            && let Some(gather) = gather(spool, AHEAD_BYTES)
+            && let Some(spare) = self::gather(spool, AHEAD_BYTES)
+        {
+            self.gather = gather;
+            self.ahead = Some(Ahead {
+                spare: Some(spare),
+                _permit: permit,
+            });
+        }
+    }
+}
+
+impl Whereabouts {
+    fn here(&mut self) -> io::Result<&mut Matched> {
+        match self {
+            Self::Here(matched) => Ok(matched),
+            Self::Away(_) => Err(io::Error::other("the body's hash is elsewhere")),
+        }
+    }
+}
+
+impl Matched {
+    /// Whether the next whole steps are the original's. If not all are, none of them counts.
+    fn compare(&mut self, bytes: &[u8]) -> bool {
+        let (mut steps, mut hasher) = (self.steps, self.hasher.clone());
+        for step in bytes.chunks_exact(STEP_BYTES) {
+            hasher.update(step);
+            if !self.original.agrees(steps, Mark::of(&hasher)) {
+                return false;
+            }
+            steps += 1;
+        }
+        (self.steps, self.hasher) = (steps, hasher);
+        true
+    }
+
+    /// A new file with these steps, as the original's file has them.
+    async fn copy(&self, spool: &Spool, source: &Arc<SpoolFile>) -> io::Result<Appender> {
         let bytes = (self.steps * STEP_BYTES) as u64;
         let mut copied = (None, Sha256::new());
         for start in (0..bytes).step_by(COPY_BYTES as usize) {
             let part = start..bytes.min(start + COPY_BYTES);
             let slot = spool.worker_slot().await;
-            let (spool, source) = (spool.clone(), Arc::clone(&self.file));
+            let (spool, source) = (spool.clone(), Arc::clone(source));
             let copying = spawn_blocking(move || {
                 let (file, mut hasher) = copied;
                 let mut file = file.map_or_else(|| spool.new_file(), Ok)?;
@@ -116,4 +277,9 @@ impl Matching {
             .check(&hasher, digest_of(self.hasher.clone()))?;
         file.ok_or_else(|| io::Error::other("no step agreed"))
     }
+}
+
+fn gather(spool: &Spool, capacity: usize) -> Option<Gather> {
+    let hold = spool.shared.budget.try_hold_memory(capacity)?;
+    Some(Gather::new(capacity, hold))
 }

@@ -11,6 +11,7 @@ mod budget;
 mod chunks;
 mod disk;
 mod file;
+mod gather;
 mod known;
 mod matching;
 mod writer;
@@ -71,6 +72,8 @@ struct Shared {
     /// One permit per gather that is written. More threads than the machine can run
     /// would only add memory: each costs a stack and an allocator arena.
     workers: Arc<Semaphore>,
+    /// One permit per body that is compared on another thread than it is read: it keeps two cores busy.
+    comparers: Arc<Semaphore>,
 }
 
 impl Spool {
@@ -110,6 +113,7 @@ impl Spool {
                 caching,
                 budget,
                 workers: Arc::new(Semaphore::new(2 * cores)),
+                comparers: Arc::new(Semaphore::new(cores / 2)),
             }),
             known: None,
         };

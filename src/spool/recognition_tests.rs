@@ -11,8 +11,10 @@ use super::known::STEP_BYTES;
 use super::*;
 
 const MIB: u64 = 1024 * 1024;
-/// Ends in the middle of a step.
-const LENGTH: usize = 5 * STEP_BYTES + 70_001;
+/// Several stretches of the thread that compares ahead; ends in the middle of a step.
+const LENGTH: usize = 29 * STEP_BYTES + 70_001;
+/// Enough to compare ahead, and too little.
+const BUDGETS: [u64; 2] = [64 * MIB, MIB];
 
 /// A spool, and an original of a store beside it.
 struct Bench {
@@ -26,7 +28,11 @@ struct Bench {
 impl Bench {
     /// One whose original has been uploaded.
     async fn new() -> Self {
-        let bench = Self::with_budget(64 * MIB);
+        Self::with_original(64 * MIB).await
+    }
+
+    async fn with_original(memory: u64) -> Self {
+        let bench = Self::with_budget(memory);
         let body = bench.upload(&bench.original.clone(), 100_000, "a").await;
         bench.learn(&body.expect("spooled").0).await;
         bench
@@ -98,6 +104,11 @@ impl Bench {
         (writer, rest)
     }
 
+    /// Whether there are enough cores for that.
+    fn compares_ahead(&self) -> bool {
+        self.spool.shared.comparers.available_permits() > 0
+    }
+
     /// What a store would write of a body that was recognised.
     fn write_elsewhere(&self, body: &SpooledBody) -> io::Result<Vec<u8>> {
         let SpooledBody::Original(recognised) = body else {
@@ -164,16 +175,18 @@ fn assert_holds(body: &SpooledBody, digest: ContentDigest, bytes: &[u8]) {
 
 #[tokio::test]
 async fn an_original_that_comes_again_is_not_written() {
-    let bench = Bench::new().await;
-    for piece in [1000, STEP_BYTES, 300_000, LENGTH] {
-        let (body, digest) = bench
-            .upload(&bench.original, piece, "a")
-            .await
-            .expect("taken");
-        assert!(matches!(body, SpooledBody::Original(_)), "{piece}");
-        assert!(body.is_file());
-        assert_holds(&body, digest, &bench.original);
-        bench.assert_free().await;
+    for memory in BUDGETS {
+        let bench = Bench::with_original(memory).await;
+        for piece in [1000, STEP_BYTES, 300_000, LENGTH] {
+            let (body, digest) = bench
+                .upload(&bench.original, piece, "a")
+                .await
+                .expect("taken");
+            assert!(matches!(body, SpooledBody::Original(_)), "{piece}");
+            assert!(body.is_file());
+            assert_holds(&body, digest, &bench.original);
+            bench.assert_free().await;
+        }
     }
 }
 
@@ -193,43 +206,126 @@ async fn an_original_that_is_deleted_meanwhile_still_has_its_bytes() {
 
 #[tokio::test]
 async fn what_only_begins_like_an_original_is_kept_whole() {
-    let bench = Bench::new().await;
-    let last = LENGTH - 1;
-    for at in [
-        STEP_BYTES,
-        2 * STEP_BYTES - 1,
-        2 * STEP_BYTES,
-        3 * STEP_BYTES + 5,
-        last,
-    ] {
-        let mut another = bench.original.clone();
-        another[at] ^= 1;
-        bench.assert_kept(&another, "a").await;
+    for memory in BUDGETS {
+        let bench = Bench::with_original(memory).await;
+        let last = LENGTH - 1;
+        let whole_steps = last - last % STEP_BYTES;
+        for at in (STEP_BYTES..last)
+            .step_by(STEP_BYTES)
+            .flat_map(|at| [at - 1, at + 5])
+            .skip(1)
+            .chain([whole_steps, last])
+        {
+            let mut another = bench.original.clone();
+            another[at] ^= 1;
+            bench.assert_kept(&another, "a").await;
+        }
+        for shorter in [last, whole_steps, 9 * STEP_BYTES] {
+            bench.assert_kept(&bench.original[..shorter], "a").await;
+        }
+        let mut longer = bench.original.clone();
+        longer.extend_from_slice(&bytes(2 * STEP_BYTES / 5));
+        bench.assert_kept(&longer, "a").await;
+        bench.assert_free().await;
+        bench.assert_recognised().await;
     }
-    bench.assert_kept(&bench.original[..last], "a").await;
-    bench
-        .assert_kept(&bench.original[..5 * STEP_BYTES], "a")
-        .await;
-    let mut longer = bench.original.clone();
-    longer.extend_from_slice(&bytes(2 * STEP_BYTES / 5));
-    bench.assert_kept(&longer, "a").await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_silent_holds_one_step_and_may_go_on() {
+    let bench = Bench::new().await;
+    let compares_ahead = bench.compares_ahead();
+    for after in [
+        2 * STEP_BYTES,
+        2 * STEP_BYTES + 10,
+        9 * STEP_BYTES - 1,
+        17 * STEP_BYTES + 3,
+        LENGTH - 1,
+    ] {
+        for changed in [None, Some(after - 1), Some(after)] {
+            let mut body = bench.original.clone();
+            if let Some(at) = changed {
+                body[at] ^= 1;
+            }
+            let (first, rest) = body.split_at(after);
+            let mut writer = bench.spool.writer(bench.expected(LENGTH, "a"));
+            let written = writer.write(Bytes::copy_from_slice(first)).await;
+            written.expect("taken");
+            if changed.is_none() {
+                assert_eq!(writer.holds_in_flight(), compares_ahead, "{after}");
+            }
+            writer.pause().await.expect("taken");
+            assert!(!writer.holds_in_flight());
+            if changed.is_none() {
+                assert_eq!(
+                    bench.free_at_start.0 - bench.spool.free_permits().0,
+                    STEP_BYTES
+                );
+            }
+            let (spooled, digest) = feed(writer, rest, 100_000).await.expect("taken");
+            let recognised = matches!(spooled, SpooledBody::Original(_));
+            assert_eq!(recognised, changed.is_none(), "{after} {changed:?}");
+            assert_holds(&spooled, digest, &body);
+            drop(spooled);
+            bench.assert_free().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_silent_client_for_whose_step_there_is_no_memory_goes_to_disk() {
+    let bench = Bench::new().await;
+    let (mut writer, rest) = bench.begin_upload().await;
+    let (free, _) = bench.spool.free_permits();
+    let others = bench.spool.shared.budget.try_hold_memory(free);
+    let others = others.expect("it is free");
+    writer.pause().await.expect("written");
+    writer.pause().await.expect("written");
+    drop(others);
+    let (body, digest) = feed(writer, rest, 100_000).await.expect("spooled");
+    let kept = matches!(body, SpooledBody::File { .. });
+    assert_eq!(kept, bench.compares_ahead(), "{body:?}");
+    assert_holds(&body, digest, &bench.original);
     bench.assert_free().await;
-    bench.assert_recognised().await;
+}
+
+#[tokio::test]
+async fn no_more_bodies_are_compared_ahead_than_there_are_cores_for() {
+    let bench = Bench::new().await;
+    let most = bench.spool.shared.comparers.available_permits();
+    let mut writers = Vec::new();
+    for _ in 0..most + 2 {
+        writers.push(bench.begin_upload().await);
+    }
+    let ahead = writers
+        .iter()
+        .filter(|(writer, _)| writer.holds_in_flight())
+        .count();
+    assert_eq!(ahead, most);
+    for (writer, rest) in writers {
+        let (body, digest) = feed(writer, rest, 100_000).await.expect("taken");
+        assert!(matches!(body, SpooledBody::Original(_)), "{body:?}");
+        assert_holds(&body, digest, &bench.original);
+    }
+    bench.assert_free().await;
+    assert_eq!(bench.spool.shared.comparers.available_permits(), most);
 }
 
 #[tokio::test]
 async fn a_body_that_left_its_original_goes_on_as_any_other() {
     let bench = Bench::new().await;
-    let mut another = bench.original.clone();
-    another[2 * STEP_BYTES] ^= 1;
-    let (body, _) = bench.upload(&another, 4096, "a").await.expect("spooled");
     let fresh = Bench::with_budget(64 * MIB);
-    let (same, _) = fresh.upload(&another, 9999, "a").await.expect("spooled");
-    match (body, same) {
-        (SpooledBody::File { marks, .. }, SpooledBody::File { marks: same, .. }) => {
-            assert_eq!(marks, same);
+    for at in [2, 9, 20] {
+        let mut another = bench.original.clone();
+        another[at * STEP_BYTES] ^= 1;
+        let (body, _) = bench.upload(&another, 4096, "a").await.expect("spooled");
+        let (same, _) = fresh.upload(&another, 9999, "a").await.expect("spooled");
+        match (body, same) {
+            (SpooledBody::File { marks, .. }, SpooledBody::File { marks: same, .. }) => {
+                assert_eq!(marks, same);
+            }
+            other => panic!("{other:?}"),
         }
-        other => panic!("{other:?}"),
     }
 }
 

@@ -30,7 +30,7 @@ pub struct SpoolWriter {
     spool: Spool,
     expected: Expected,
     bytes: u64,
-    /// Of all bytes taken.
+    /// Of all bytes taken, while none are in the file of an original.
     hasher: Sha256,
     /// Its states at the ends of steps, where there are originals to be recognised by them.
     marks: Vec<Mark>,
@@ -43,7 +43,7 @@ enum Place {
     Memory { chunks: ChunkList, hold: Hold },
     /// On disk, but for what is gathered or at work.
     Disk(OnDisk),
-    /// In the file of an original, but for the last step.
+    /// In the file of an original, but for what is not compared yet.
     Original(Box<Matching>),
 }
 
@@ -88,30 +88,45 @@ impl SpoolWriter {
                 hashed = 0;
             }
             hashed += part.len();
-            self.hasher.update(&part);
-            self.bytes += part.len() as u64;
-            match self.mark() {
-                Some(mark) => self.end_step(part, mark).await?,
-                None => self.keep(part).await?,
+            if let Place::Original(matching) = &mut self.place {
+                self.bytes += part.len() as u64;
+                if !Box::pin(matching.take(&self.spool, &part)).await? {
+                    Box::pin(self.leave_original()).await?;
+                }
+                continue;
+            }
+            self.hash(&part);
+            if !self.is_recognised().await {
+                self.keep(part).await?;
             }
         }
         Ok(())
     }
 
-    /// Whether the writer holds bytes that [`Self::pause`] would bring to disk.
+    /// Whether the writer holds memory that [`Self::pause`] would give back.
     pub fn holds_in_flight(&self) -> bool {
-        matches!(&self.place, Place::Disk(disk) if disk.holds_in_flight())
+        match &self.place {
+            Place::Memory { .. } => false,
+            Place::Disk(disk) => disk.holds_in_flight(),
+            Place::Original(matching) => matching.is_ahead(),
+        }
     }
 
-    /// The client is silent: brings to disk what is gathered, so that no slow client sits on the
-    /// in-flight budget that every other large upload needs.
+    /// The client is silent: deals with what is gathered, so that no slow client sits on memory that every
+    /// other large upload needs.
     ///
     /// # Errors
     /// As [`Self::write`].
     pub async fn pause(&mut self) -> io::Result<()> {
         match &mut self.place {
+            Place::Memory { .. } => Ok(()),
             Place::Disk(disk) => disk.pause(&self.spool).await,
-            Place::Memory { .. } | Place::Original(_) => Ok(()),
+            Place::Original(matching) => {
+                if !Box::pin(matching.fall_back(&self.spool)).await? {
+                    Box::pin(self.leave_original()).await?;
+                }
+                Ok(())
+            }
         }
     }
 
@@ -119,8 +134,14 @@ impl SpoolWriter {
     ///
     /// # Errors
     /// As [`Self::write`].
-    pub async fn finish(self) -> io::Result<(SpooledBody, ContentDigest)> {
-        let (bytes, digest) = (self.bytes, digest_of(self.hasher));
+    pub async fn finish(mut self) -> io::Result<(SpooledBody, ContentDigest)> {
+        let bytes = self.bytes;
+        if let Place::Original(matching) = &mut self.place
+            && !Box::pin(matching.is_whole(bytes)).await?
+        {
+            Box::pin(self.leave_original()).await?;
+        }
+        let digest = digest_of(self.hasher);
         let disk = match self.place {
             Place::Memory { chunks, hold } => {
                 let (permit, gauge) = hold.into_parts();
@@ -132,11 +153,11 @@ impl SpoolWriter {
                 return Ok((body, digest));
             }
             Place::Disk(disk) => disk,
-            Place::Original(matching) if matching.is_whole(bytes, digest) => {
+            Place::Original(matching) => {
                 METRICS.recognised_bytes.inc_by(bytes);
-                return Ok((SpooledBody::Original(matching.into_body()), digest));
+                let (body, digest) = matching.into_body()?;
+                return Ok((SpooledBody::Original(body), digest));
             }
-            Place::Original(matching) => Box::pin(matching.into_disk(&self.spool)).await?,
         };
         let body = SpooledBody::File {
             file: Arc::new(disk.finish(&self.spool).await?),
@@ -169,49 +190,59 @@ impl SpoolWriter {
         }
         match &mut self.place {
             Place::Disk(disk) => disk.write(&self.spool, &part).await,
-            Place::Original(matching) => matching.push(&part),
-            Place::Memory { .. } => Err(io::Error::other("a body in memory was not spilled")),
-        }
-    }
-
-    /// The mark where a step ends.
-    fn mark(&self) -> Option<Mark> {
-        let ends = self.spool.known.is_some() && self.bytes.is_multiple_of(STEP_BYTES as u64);
-        ends.then(|| Mark::of(&self.hasher))
-    }
-
-    /// Takes the last bytes of a step: the body may be recognised by it, or turn out to be something
-    /// else.
-    async fn end_step(&mut self, part: Bytes, mark: Mark) -> io::Result<()> {
-        self.marks.push(mark);
-        if let Place::Original(matching) = &mut self.place {
-            if matching.agrees(mark, &self.hasher) {
-                return Ok(());
+            Place::Memory { .. } | Place::Original(_) => {
+                Err(io::Error::other("a body in memory was not spilled"))
             }
-            matching.push(&part)?;
-            return Box::pin(self.leave_original()).await;
         }
-        if self.marks.len() == 1
-            && let Some(matching) = Box::pin(self.recognise(mark)).await
+    }
+
+    /// Hashes bytes up to the end of a step at the most.
+    fn hash(&mut self, part: &[u8]) {
+        self.hasher.update(part);
+        self.bytes += part.len() as u64;
+        if self.spool.known.is_some() && self.bytes.is_multiple_of(STEP_BYTES as u64) {
+            self.marks.push(Mark::of(&self.hasher));
+        }
+    }
+
+    /// Whether the body's first step, which is whole now, is an original's: then it need not be kept.
+    async fn is_recognised(&mut self) -> bool {
+        if self.bytes == STEP_BYTES as u64
+            && let Some(first) = self.marks.first()
+            && let Some(matching) = Box::pin(self.recognise(*first)).await
         {
             self.place = Place::Original(Box::new(matching));
-            return Ok(());
+            return true;
         }
-        self.keep(part).await
+        false
     }
 
-    async fn recognise(&self, mark: Mark) -> Option<Matching> {
+    async fn recognise(&self, first: Mark) -> Option<Matching> {
         let (known, in_all) = (self.spool.known.as_ref()?, self.expected.in_all?);
-        let (original, file) = known.recognise(&self.expected.scope, mark, in_all).await?;
-        let hold = self.spool.shared.budget.try_hold_memory(STEP_BYTES)?;
-        Some(Matching::begin(original, file, &self.hasher, hold))
+        let (original, file) = known.recognise(&self.expected.scope, first, in_all).await?;
+        Matching::begin(&self.spool, original, file, &self.hasher)
     }
 
+    /// The body is another than it seemed: from its last step that agreed on, it is hashed and kept like any
+    /// other.
     async fn leave_original(&mut self) -> io::Result<()> {
         let failed = Place::Disk(OnDisk::failed());
-        if let Place::Original(matching) = std::mem::replace(&mut self.place, failed) {
-            self.place = Place::Disk(matching.into_disk(&self.spool).await?);
+        let Place::Original(matching) = std::mem::replace(&mut self.place, failed) else {
+            return Ok(());
+        };
+        let parted = matching.part(&self.spool).await?;
+        (self.hasher, self.marks) = (parted.hasher, parted.marks);
+        self.bytes = (self.marks.len() * STEP_BYTES) as u64;
+        let mut disk = OnDisk::with_file(parted.file);
+        for gather in parted.next.into_iter().chain([parted.last]) {
+            for step in gather.bytes().chunks(STEP_BYTES) {
+                self.hash(step);
+                // Others have their turn.
+                tokio::task::yield_now().await;
+            }
+            disk.take(&self.spool, gather).await?;
         }
+        self.place = Place::Disk(disk);
         Ok(())
     }
 

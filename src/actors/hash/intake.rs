@@ -14,7 +14,8 @@ use crate::sniff;
 use crate::spool::{Expected, Spool, SpoolWriter};
 use crate::upload::{BodyEvent, HashedFile, HashedUpload, Scoping, UploadError, UploadRequest};
 
-/// A client silent for this long keeps no bytes of the in-flight budget: they go to disk.
+/// A client silent for this long gives back the memory that others need: what is gathered goes to disk, or is
+/// compared.
 const LINGER: Duration = Duration::from_millis(100);
 
 /// Takes bodies in. A cheap clone.
