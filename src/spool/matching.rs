@@ -28,9 +28,9 @@ const AHEAD_BYTES: usize = 8 * STEP_BYTES;
 pub(super) struct Matching {
     file: Arc<SpoolFile>,
     matched: Whereabouts,
-    /// What came last; full for no longer than a call.
+    /// What came last.
     gather: Gather,
-    ahead: Option<Ahead>,
+    pace: Pace,
     /// What came before the gather, and is not the original's.
     foreign: Option<Gather>,
 }
@@ -52,12 +52,17 @@ enum Whereabouts {
     Away(JoinHandle<(Matched, Gather, bool)>),
 }
 
-/// What a body that is compared on another thread has besides.
+/// Who hashes what comes.
 #[derive(Debug)]
-struct Ahead {
-    /// The gather that is not filled; `None` while it is compared.
-    spare: Option<Gather>,
-    _permit: OwnedSemaphorePermit,
+enum Pace {
+    /// The thread that reads it: the running hash of all of it.
+    Step(Sha256),
+    /// Another one.
+    Ahead {
+        /// The gather that is not filled; `None` while it is compared.
+        spare: Option<Gather>,
+        _permit: OwnedSemaphorePermit,
+    },
 }
 
 /// What is left of a body that turned out to be another.
@@ -92,38 +97,42 @@ impl Matching {
                 hasher: hasher.clone(),
             }),
             gather: gather(spool, STEP_BYTES)?,
-            ahead: None,
+            pace: Pace::Step(hasher.clone()),
             foreign: None,
         })
     }
 
     /// Takes bytes up to the end of the step at the most. Whether all may still be the original's.
     pub(super) async fn take(&mut self, spool: &Spool, bytes: &[u8]) -> io::Result<bool> {
-        if !self.gather.fill(bytes).is_empty() {
-            return Err(io::Error::other("bytes beyond the end of a step"));
+        if let Pace::Step(hasher) = &mut self.pace {
+            hasher.update(bytes);
+            let ends = self.gather.bytes().len() + bytes.len() == STEP_BYTES;
+            if ends && self.matched.here()?.agrees(hasher) {
+                self.gather.truncate(0);
+                self.go_ahead(spool);
+                return Ok(true);
+            }
+            self.fill(bytes)?;
+            return Ok(!ends);
         }
-        if !self.gather.is_full() {
-            return Ok(true);
-        }
-        if self.ahead.is_some() {
+        self.fill(bytes)?;
+        if self.gather.is_full() {
             return self.compare_elsewhere().await;
         }
-        let agrees = self.matched.here()?.compare(self.gather.bytes());
-        if agrees {
-            self.gather.truncate(0);
-            self.go_ahead(spool);
-        }
-        Ok(agrees)
+        Ok(true)
     }
 
     /// Whether it holds more than the step that every body may.
     pub(super) fn is_ahead(&self) -> bool {
-        self.ahead.is_some()
+        matches!(self.pace, Pace::Ahead { .. })
     }
 
     /// The client is silent: gives back what it holds beyond one step. Whether all may still be the
     /// original's, and there was memory for that step.
     pub(super) async fn fall_back(&mut self, spool: &Spool) -> io::Result<bool> {
+        if !self.is_ahead() {
+            return Ok(true);
+        }
         let Some(mut last) = gather(spool, STEP_BYTES) else {
             return Ok(false);
         };
@@ -137,7 +146,9 @@ impl Matching {
         self.compare_elsewhere().await?;
         self.gather = last;
         let agrees = self.settle().await?;
-        self.ahead = None;
+        let mut hasher = self.matched.here()?.hasher.clone();
+        hasher.update(self.gather.bytes());
+        self.pace = Pace::Step(hasher);
         Ok(agrees)
     }
 
@@ -146,20 +157,23 @@ impl Matching {
         if !self.settle().await? {
             return Ok(false);
         }
-        let Matched {
-            original,
-            mut hasher,
-            ..
-        } = self.matched.here()?.clone();
-        if original.bytes() != bytes {
+        let matched = self.matched.here()?.clone();
+        if matched.original.bytes() != bytes {
             return Ok(false);
         }
-        for step in self.gather.bytes().chunks(STEP_BYTES) {
-            hasher.update(step);
-            // Others have their turn.
-            yield_now().await;
-        }
-        Ok(original.is(bytes, digest_of(hasher)))
+        let hasher = match &self.pace {
+            Pace::Step(hasher) => hasher.clone(),
+            Pace::Ahead { .. } => {
+                let mut hasher = matched.hasher;
+                for step in self.gather.bytes().chunks(STEP_BYTES) {
+                    hasher.update(step);
+                    // Others have their turn.
+                    yield_now().await;
+                }
+                hasher
+            }
+        };
+        Ok(matched.original.is(bytes, digest_of(hasher)))
     }
 
     /// The whole body, and its digest.
@@ -189,7 +203,10 @@ impl Matching {
         if !self.settle().await? {
             return Ok(false);
         }
-        let spare = self.ahead.as_mut().and_then(|ahead| ahead.spare.take());
+        let spare = match &mut self.pace {
+            Pace::Ahead { spare, .. } => spare.take(),
+            Pace::Step(_) => None,
+        };
         let spare = spare.ok_or_else(|| io::Error::other("there is no other gather"))?;
         let full = std::mem::replace(&mut self.gather, spare);
         let mut matched = self.matched.here()?.clone();
@@ -200,6 +217,13 @@ impl Matching {
         Ok(true)
     }
 
+    fn fill(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self.gather.fill(bytes) {
+            [] => Ok(()),
+            _ => Err(io::Error::other("bytes beyond the end of a step")),
+        }
+    }
+
     /// Waits until nothing is compared. Whether all that was is the original's.
     async fn settle(&mut self) -> io::Result<bool> {
         if let Whereabouts::Away(comparing) = &mut self.matched {
@@ -207,9 +231,9 @@ impl Matching {
             self.matched = Whereabouts::Here(matched);
             if !agrees {
                 self.foreign = Some(gather);
-            } else if let Some(ahead) = &mut self.ahead {
+            } else if let Pace::Ahead { spare, .. } = &mut self.pace {
                 gather.truncate(0);
-                ahead.spare = Some(gather);
+                *spare = Some(gather);
             }
         }
         Ok(self.foreign.is_none())
@@ -223,10 +247,10 @@ impl Matching {
             && let Some(spare) = self::gather(spool, AHEAD_BYTES)
         {
             self.gather = gather;
-            self.ahead = Some(Ahead {
+            self.pace = Pace::Ahead {
                 spare: Some(spare),
                 _permit: permit,
-            });
+            };
         }
     }
 }
@@ -241,18 +265,27 @@ impl Whereabouts {
 }
 
 impl Matched {
-    /// Whether the next whole steps are the original's. If not all are, none of them counts.
-    fn compare(&mut self, bytes: &[u8]) -> bool {
-        let (mut steps, mut hasher) = (self.steps, self.hasher.clone());
-        for step in bytes.chunks_exact(STEP_BYTES) {
-            hasher.update(step);
-            if !self.original.agrees(steps, Mark::of(&hasher)) {
-                return false;
-            }
-            steps += 1;
+    /// Whether the next step, at whose end the running hash is this, is the original's.
+    fn agrees(&mut self, hasher: &Sha256) -> bool {
+        let agrees = self.original.agrees(self.steps, Mark::of(hasher));
+        if agrees {
+            self.steps += 1;
+            self.hasher = hasher.clone();
         }
-        (self.steps, self.hasher) = (steps, hasher);
-        true
+        agrees
+    }
+
+    /// Whether the next whole steps are. If not all are, none of them counts.
+    fn compare(&mut self, bytes: &[u8]) -> bool {
+        let (before, mut hasher) = (self.clone(), self.hasher.clone());
+        let agrees = bytes.chunks_exact(STEP_BYTES).all(|step| {
+            hasher.update(step);
+            self.agrees(&hasher)
+        });
+        if !agrees {
+            *self = before;
+        }
+        agrees
     }
 
     /// A new file with these steps, as the original's file has them.
