@@ -1,7 +1,7 @@
 //! Bytes of a body that are gathered.
 
 use super::blocks::AlignedBuffer;
-use super::budget::Hold;
+use super::budget::{Budget, Hold};
 
 /// Bytes on their way, and the permits for all that may be in it. The bytes go first.
 #[derive(Debug)]
@@ -17,6 +17,12 @@ impl Gather {
             buffer: AlignedBuffer::with_capacity(capacity),
             _hold: hold,
         }
+    }
+
+    /// Room for `capacity` bytes of the memory pool, if they are free.
+    pub(super) fn in_memory(budget: &Budget, capacity: usize) -> Option<Self> {
+        let hold = budget.try_hold_memory(capacity)?;
+        Some(Self::new(capacity, hold))
     }
 
     /// Takes what there is room for; the rest.

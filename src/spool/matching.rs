@@ -96,7 +96,7 @@ impl Matching {
                 steps: 1,
                 hasher: hasher.clone(),
             }),
-            gather: gather(spool, STEP_BYTES)?,
+            gather: Gather::in_memory(&spool.shared.budget, STEP_BYTES)?,
             pace: Pace::Step(hasher.clone()),
             foreign: None,
         })
@@ -133,7 +133,7 @@ impl Matching {
         if !self.is_ahead() {
             return Ok(true);
         }
-        let Some(mut last) = gather(spool, STEP_BYTES) else {
+        let Some(mut last) = Gather::in_memory(&spool.shared.budget, STEP_BYTES) else {
             return Ok(false);
         };
         if !self.settle().await? {
@@ -239,12 +239,12 @@ impl Matching {
         Ok(self.foreign.is_none())
     }
 
-    /// Goes on with longer stretches on another thread, if nobody else does so and there is memory.
+    /// Goes on with longer stretches on another thread, if there are cores and memory for it.
     fn go_ahead(&mut self, spool: &Spool) {
-        let comparers = Arc::clone(&spool.shared.comparers);
-        if let Ok(permit) = comparers.try_acquire_owned()
-            && let Some(gather) = gather(spool, AHEAD_BYTES)
-            && let Some(spare) = self::gather(spool, AHEAD_BYTES)
+        let (shared, bytes) = (&spool.shared, AHEAD_BYTES);
+        if let Ok(permit) = Arc::clone(&shared.comparers).try_acquire_owned()
+            && let Some(gather) = Gather::in_memory(&shared.budget, bytes)
+            && let Some(spare) = Gather::in_memory(&shared.budget, bytes)
         {
             self.gather = gather;
             self.pace = Pace::Ahead {
@@ -310,9 +310,4 @@ impl Matched {
             .check(&hasher, digest_of(self.hasher.clone()))?;
         file.ok_or_else(|| io::Error::other("no step agreed"))
     }
-}
-
-fn gather(spool: &Spool, capacity: usize) -> Option<Gather> {
-    let hold = spool.shared.budget.try_hold_memory(capacity)?;
-    Some(Gather::new(capacity, hold))
 }

@@ -112,8 +112,8 @@ impl SpoolWriter {
         }
     }
 
-    /// The client is silent: deals with what is gathered, so that no slow client sits on memory that every
-    /// other large upload needs.
+    /// The client is silent: writes or compares what is gathered, so that no slow client sits on memory that
+    /// every other large upload needs.
     ///
     /// # Errors
     /// As [`Self::write`].
